@@ -1,0 +1,5 @@
+"""Typed configuration."""
+
+from jepa.config.schema import TrainerConfig
+
+__all__ = ["TrainerConfig"]

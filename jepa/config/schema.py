@@ -1,0 +1,111 @@
+"""The typed configuration of a training run; every field can be passed to `create_trainer` by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+
+def unknown_key_error(key: str, known: Iterable[str], where: str) -> ValueError:
+    """An error that names the unknown key and the nearest known ones."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    return ValueError(f"unknown {where} {key!r}; {hint}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """How to train. Steps are optimizer updates; an epoch is one pass over the data.
+
+    Args:
+        learning_rate: Peak learning rate, reached after the warm-up.
+        min_learning_rate: Learning rate at the end of the cosine, as a fraction of the peak.
+        warmup_fraction: Share of all steps in which the learning rate rises linearly.
+        weight_decay: AdamW weight decay; biases and norms get none.
+        final_weight_decay: Weight decay at the end of a cosine from `weight_decay`; `None` keeps it constant.
+        betas: AdamW betas.
+        ema_momentum: Momentum of the EMA target at the first step.
+        final_ema_momentum: Momentum of the EMA target at the last step; linear in between.
+        clip_grad_norm: Largest norm of the gradient; `None` leaves it alone.
+        accumulate: Batches per optimizer step.
+        precision: `"fp32"`, or `"bf16"` for autocast (weights and optimizer stay in fp32).
+        compile: Compile the objective with `torch.compile`. On CPU this takes minutes and gains little.
+        log_every: Steps between two records of the metrics.
+        eval_every: Epochs between two passes over the validation data.
+        checkpoint_every: Epochs between two checkpoints; at least one is written every ten minutes.
+        keep_checkpoints: Newest checkpoints kept besides the best one.
+        monitor: Metric that tells the best checkpoint (lower is better): `val_loss` or `loss`;
+            `None` means `val_loss` where there is validation data and `loss` otherwise.
+        early_stopping: Evaluations without a better `monitor` after which training stops; `None` never stops early.
+        diagnostics_budget: Share of the training time that online diagnostics may take.
+        scheduler_interval: Whether a scheduler that you pass steps once a `"step"` or once an `"epoch"`.
+        progress: Progress bar: `"auto"` shows one in a terminal.
+        seed: Seed of data order, masks and augmentations.
+    """
+
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 0.01
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.05
+    final_weight_decay: float | None = None
+    betas: tuple[float, float] = (0.9, 0.95)
+    ema_momentum: float = 0.99
+    final_ema_momentum: float = 1.0
+    clip_grad_norm: float | None = 1.0
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    log_every: int = 10
+    eval_every: int = 1
+    checkpoint_every: int = 1
+    keep_checkpoints: int = 3
+    monitor: Literal["val_loss", "loss"] | None = None
+    early_stopping: int | None = None
+    diagnostics_budget: float = 0.005
+    scheduler_interval: Literal["step", "epoch"] = "step"
+    progress: bool | Literal["auto"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits: dict[str, tuple[float, float]] = {
+            "learning_rate": (0, 1e3),
+            "min_learning_rate": (0, 1),
+            "warmup_fraction": (0, 1),
+            "weight_decay": (0, 1e3),
+            "ema_momentum": (0, 1),
+            "final_ema_momentum": (0, 1),
+            "accumulate": (1, 10**6),
+            "log_every": (1, 10**9),
+            "eval_every": (1, 10**9),
+            "checkpoint_every": (1, 10**9),
+            "keep_checkpoints": (1, 10**9),
+            "diagnostics_budget": (0, 1),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+        choices: dict[str, tuple[Any, ...]] = {
+            "precision": ("fp32", "bf16"),
+            "monitor": ("val_loss", "loss", None),
+            "scheduler_interval": ("step", "epoch"),
+            "progress": (True, False, "auto"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        for name in ("clip_grad_norm", "early_stopping"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive or None, got {value!r}")
+
+    def updated(self, changes: Mapping[str, Any]) -> TrainerConfig:
+        """A copy with `changes`; an unknown name is an error that names the nearest known one."""
+        known = {field.name for field in fields(self)}
+        for key in changes:
+            if key not in known:
+                raise unknown_key_error(key, known, "training option")
+        return replace(self, **changes)

@@ -1,0 +1,99 @@
+"""Files that survive a crash: atomic replacement and append-only JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends without an error.
+
+    A reader sees the old file or the new one, never a part. Missing parent folders are created.
+
+    Args:
+        path: The file to replace.
+        durable: Also wait until file and folder entry are on the disk, so that a power cut cannot undo it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        if durable:
+            _fsync(temporary)
+        os.replace(temporary, path)
+        if durable:
+            _fsync(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
+    """Replace `path` by `text`, atomically."""
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class JSONLines:
+    """An append-only file of one JSON object a line.
+
+    A line that a crash tore is closed off with a newline when the file is opened again, and skipped by `read_lines`.
+
+    Args:
+        path: The file; its folder is created.
+        durable: Whether each line is on the disk before `append` returns.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._durable = durable
+        self._file = self.path.open("ab")
+        if self._torn():
+            self._file.write(b"\n")
+
+    def _torn(self) -> bool:
+        if self.path.stat().st_size == 0:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record and hand it to the operating system."""
+        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+        if self._durable:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._file.close()
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All whole records of a JSON-lines file, in order; a torn line is skipped, a missing file is empty."""
+    records: list[dict[str, Any]] = []
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    records.append(record)
+    return records

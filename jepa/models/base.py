@@ -1,0 +1,174 @@
+"""Models that can be saved and rebuilt: safetensors for the weights, JSON for the constructor arguments."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from torch import Tensor, nn
+
+from jepa.files import atomic_path, write_text
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+_REGISTRY: dict[str, type[nn.Module]] = {}
+M = TypeVar("M", bound=type[nn.Module])
+
+
+def register(cls: M) -> M:
+    """Let files name this architecture. Its `config()` must return JSON-serializable constructor arguments."""
+    _REGISTRY[cls.__name__] = cls
+    return cls
+
+
+def describe(module: nn.Module) -> dict[str, Any] | None:
+    """`{"type": name, **arguments}` of a registered module, or `None` for any other (or one that holds another)."""
+    if _REGISTRY.get(type(module).__name__) is not type(module):
+        return None
+    config = module.config()  # type: ignore[operator]
+    opaque = any(isinstance(part, nn.Module) and config.get(name, 0) is None for name, part in module.named_children())
+    return None if opaque else {"type": type(module).__name__, **config}
+
+
+def build(spec: Mapping[str, Any]) -> nn.Module:
+    """The module that `describe` described. Only registered names are built; no code is ever loaded by name.
+
+    Raises:
+        ValueError: The type is not registered, or the arguments do not fit it.
+    """
+    arguments = dict(spec)
+    name = arguments.pop("type", None)
+    if name not in _REGISTRY:
+        nearest = difflib.get_close_matches(str(name), _REGISTRY, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(_REGISTRY))}"
+        raise ValueError(f"unknown architecture {name!r}; {hint}")
+    nested = {key: build(value) if isinstance(value, Mapping) else value for key, value in arguments.items()}
+    try:
+        return _REGISTRY[name](**{key: _as_tuple(value) for key, value in nested.items()})
+    except TypeError as error:
+        raise ValueError(f"the arguments of {name} do not fit: {error}") from error
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class BaseModel(nn.Module):
+    """A module with `save_pretrained` and `from_pretrained`.
+
+    A subclass returns its constructor arguments from `config`; submodules that it takes as arguments appear there
+    as `describe(module)`.
+    """
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments, JSON-serializable."""
+        raise NotImplementedError(f"{type(self).__name__} must define config() to be saved")
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Write `model.safetensors` and `config.json` into the folder `path`.
+
+        Returns:
+            The folder.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(path)
+        if folder.is_file():
+            raise NotADirectoryError(f"save_pretrained writes a folder, but {folder} is a file; choose another path")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(self).items()}
+        with atomic_path(folder / WEIGHTS) as temporary:
+            save_file(tensors, temporary)
+        config = {"type": type(self).__name__, **self.config()}
+        write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **modules: Any) -> Self:
+        """Rebuild a model from a folder that `save_pretrained` wrote.
+
+        Args:
+            path: The folder.
+            **modules: Constructor arguments that replace those in the file; needed for modules that are not built
+                in. Modules are copied, so a model that still uses them keeps its weights.
+
+        Raises:
+            FileNotFoundError: The folder or one of its files is missing.
+            ValueError: A module must be passed, or the weights are damaged or do not fit.
+        """
+        folder = Path(path)
+        config = _read_config(folder / CONFIG)
+        if config.get("type") != cls.__name__:
+            raise ValueError(f"{folder} holds a {config.get('type')}, not a {cls.__name__}")
+        given = {key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in modules.items()}
+        arguments = {**{key: value for key, value in config.items() if key != "type"}, **given}
+        missing = [key for key, value in config.items() if value is None and key in cls.module_arguments()]
+        missing = [key for key in missing if key not in given]
+        if missing:
+            raise ValueError(
+                f"{folder} was saved with modules of your own; build and pass them: "
+                f"{cls.__name__}.from_pretrained(path, {', '.join(f'{key}=...' for key in missing)})"
+            )
+        built = {key: build(value) if isinstance(value, Mapping) else _as_tuple(value) for key, value in arguments.items()}
+        model = cls(**built)
+        load_weights(model, folder / WEIGHTS)
+        return model
+
+    @classmethod
+    def module_arguments(cls) -> tuple[str, ...]:
+        """Names of constructor arguments that are modules."""
+        return ()
+
+
+def unique_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with each shared tensor once, under its first name."""
+    seen: set[int] = set()
+    unique: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            unique[name] = tensor
+    return unique
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into `module`, all of it and nothing else.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or names and shapes differ; the message lists them.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; save_pretrained writes {WEIGHTS} and {CONFIG}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}); save or copy it again") from error
+    own = unique_state(module)
+    problems = [f"missing {name}" for name in own if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{path} does not fit this {type(module).__name__}: {'; '.join(problems[:5])}{more}")
+    module.load_state_dict(tensors, strict=False)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no model at {path.parent}: {path.name} is missing (looked from {Path.cwd()})")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); save or copy it again") from error

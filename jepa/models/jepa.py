@@ -1,0 +1,168 @@
+"""The joint-embedding predictive model: an encoder, a predictor, and the target branch it learns from.
+
+LeCun 2022, "A path towards autonomous machine intelligence". Axes: B batch, N tokens, K context tokens or target
+blocks, M tokens of a target block, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jepa.models.base import BaseModel, describe, register
+from jepa.models.layers import gather_tokens
+from jepa.models.target import make_target
+
+
+class JEPAOutput(NamedTuple):
+    """What `JEPA.forward` returns.
+
+    Attributes:
+        prediction: Of the target embedding, the shape of `target`.
+        target: Embedding from the target branch.
+        context: Embedding of the context, from the encoder.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    context: Tensor
+
+
+@register
+class JEPA(BaseModel):
+    """Predicts the embedding of one part of the input from another part.
+
+    Args:
+        encoder: Any module that returns (B, D) or (B, N, D).
+        predictor: Any module from context embeddings to predictions; with masks it is called as
+            `predictor(context, context_mask, target_mask)`.
+        target: `"ema"` (a moving average of the encoder), `"stop_gradient"`, or `"shared"`.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, predictor: nn.Module, target: Literal["ema", "stop_gradient", "shared"] = "ema"
+    ) -> None:
+        super().__init__()
+        for name, module in (("encoder", encoder), ("predictor", predictor)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name} must be an nn.Module, got {type(module).__name__}")
+        widths = getattr(encoder, "hidden_dim", None), getattr(predictor, "hidden_dim", None)
+        if None not in widths and widths[0] != widths[1]:
+            raise ValueError(f"encoder and predictor have different hidden_dim: {widths[0]} and {widths[1]}")
+        self.encoder = encoder
+        self.predictor = predictor
+        self.target = make_target(target, encoder)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments; `None` stands for a module that is not built in."""
+        return {
+            "encoder": describe(self.encoder),
+            "predictor": describe(self.predictor),
+            "target": self.target.kind,
+        }
+
+    @classmethod
+    def module_arguments(cls) -> tuple[str, ...]:
+        """The arguments that are modules."""
+        return "encoder", "predictor"
+
+    def forward(
+        self, context: Tensor, target: Tensor, *, context_mask: Tensor | None = None, target_mask: Tensor | None = None
+    ) -> JEPAOutput:
+        """Encode the context, predict the target's embedding, and encode the target.
+
+        Args:
+            context: Input of the encoder.
+            target: Input of the target branch.
+            context_mask: (B, K) token positions that the encoder sees; all without masks.
+            target_mask: (B, M) positions to predict, or (B, K, M) for K blocks predicted one by one.
+
+        Returns:
+            Prediction and target have the shape (B, D) or (B, N, D) without masks, (B, M, D) or (B, K, M, D) with.
+        """
+        if context_mask is None or target_mask is None:
+            if context_mask is not target_mask:
+                raise ValueError("pass both context_mask and target_mask, or neither")
+            embedding = self.encoder(context)
+            return JEPAOutput(self.predictor(embedding), self.target(target), embedding)
+        embedding = self.encoder(context, keep=context_mask)
+        blocks = target_mask if target_mask.ndim == 3 else target_mask.unsqueeze(1)
+        count, length = blocks.shape[1:]
+        prediction = self.predictor(
+            embedding.repeat_interleave(count, dim=0), context_mask.repeat_interleave(count, dim=0), blocks.flatten(0, 1)
+        )
+        wanted = gather_tokens(self.target(target), blocks.flatten(1))
+        shape = (*target_mask.shape, embedding.shape[-1])
+        return JEPAOutput(prediction.reshape(shape), wanted.reshape(shape), embedding)
+
+    def encode(
+        self,
+        x: Tensor | Iterable[Any],
+        *,
+        which: Literal["context", "target"] = "context",
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Token embeddings for later use, without gradients and in evaluation mode.
+
+        Args:
+            x: One input batch, or a loader of batches (a tensor, or a tuple whose first part is the input).
+            which: The context encoder or the target encoder (the moving average, where there is one).
+            batch_size: Samples at a time, for a tensor.
+
+        Returns:
+            (B, N, D), a vector input giving N = 1; on the CPU for a loader, on the model's device for a tensor.
+        """
+        if which not in ("context", "target"):
+            raise ValueError(f"which must be 'context' or 'target', got {which!r}")
+        encoder = self.encoder if which == "context" else self.target.encoder
+        with _evaluating(encoder), torch.no_grad():
+            if isinstance(x, Tensor):
+                parts = x.split(batch_size) if batch_size else [x]
+                return torch.cat([self._encode_batch(encoder, part) for part in parts])
+            return torch.cat([self._encode_batch(encoder, _first(batch)).cpu() for batch in x])
+
+    def embed(
+        self,
+        x: Tensor | Iterable[Any],
+        *,
+        which: Literal["context", "target"] = "context",
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """One vector a sample: the mean of its token embeddings. Arguments as in `encode`.
+
+        Returns:
+            (B, D).
+        """
+        if not isinstance(x, Tensor):
+            return torch.cat([self.embed(_first(batch), which=which).cpu() for batch in x])
+        parts = x.split(batch_size) if batch_size else [x]
+        return torch.cat([self.encode(part, which=which).mean(dim=1) for part in parts])
+
+    def _encode_batch(self, encoder: nn.Module, x: Tensor) -> Tensor:
+        parameter = next(encoder.parameters(), None)
+        if parameter is not None:
+            x = x.to(parameter.device)
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+        tokens = encoder(x)
+        return tokens.unsqueeze(1) if tokens.ndim == 2 else tokens
+
+
+def _first(batch: Any) -> Tensor:
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each submodule's own mode afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,141 @@
+"""The contract of an objective: how one JEPA method turns a batch into views, and views into a loss.
+
+An objective is one `nn.Module` that owns the model (and any heads of its own). The trainer, DDP and `torch.compile`
+see only `forward(views, hyper)`; everything that is scheduled or edited while training enters through `hyper` as 0-d
+tensors, so nothing recompiles. A new method is one new file in this folder.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jepa.models.jepa import JEPA
+
+Views = dict[str, Tensor]
+
+
+class Losses(NamedTuple):
+    """What an objective's forward returns.
+
+    Attributes:
+        loss: 0-d, what is minimised: the mean over this process's samples.
+        terms: Unweighted parts of the loss, 0-d and detached, by name.
+        embedding: (B, D) detached: one context embedding a sample, for diagnostics.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    embedding: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class HyperParameter:
+    """A number that may be changed while training.
+
+    Args:
+        default: Value used unless configured otherwise.
+        low: Smallest allowed value.
+        high: Largest allowed value.
+        unit: Unit or short explanation, shown beside its control.
+    """
+
+    default: float
+    low: float
+    high: float
+    unit: str = ""
+
+    def check(self, name: str, value: float) -> float:
+        """Return `value` as a float, or raise a ValueError that names the allowed range."""
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{name} must lie in [{self.low:g}, {self.high:g}], got {value:g}")
+        return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Where the randomness of one batch comes from: a pure function of seed and position, never of global state.
+
+    Args:
+        seed: The run's seed.
+        batch: Number of batches (micro-batches, under accumulation) drawn in the run before this one.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    seed: int
+    batch: int
+    rank: int = 0
+    world_size: int = 1
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """A fresh generator, the same on every rank: draw for the *global* batch, then keep `rows`."""
+        key = (self.seed * 0x9E3779B97F4A7C15 + self.batch * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
+        return torch.Generator(device=device).manual_seed(key)
+
+    def global_size(self, batch_size: int) -> int:
+        """Samples in the global batch, given this process's `batch_size`."""
+        return batch_size * self.world_size
+
+    def rows(self, batch_size: int) -> slice:
+        """This process's rows of the global batch."""
+        return slice(self.rank * batch_size, (self.rank + 1) * batch_size)
+
+
+class Objective(nn.Module, ABC):
+    """One JEPA method around any encoder and predictor.
+
+    Args:
+        model: The model to train.
+
+    Class attributes:
+        name: The name `create_trainer(objective=...)` knows it by.
+        layout: The batch it takes, in words, e.g. `"(state_t, state_t1)"`; shown when a batch does not fit.
+        targets: Kinds of `model.target` it can train with.
+        hyper_parameters: What may be changed while training, by name.
+    """
+
+    name: ClassVar[str]
+    layout: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]] = ("ema",)
+    hyper_parameters: ClassVar[dict[str, HyperParameter]] = {}
+
+    def __init__(self, model: JEPA) -> None:
+        super().__init__()
+        if model.target.kind not in self.targets:
+            raise ValueError(
+                f"objective {self.name!r} trains with target {' or '.join(map(repr, self.targets))}, "
+                f"got a model with target={model.target.kind!r}; build it with JEPA(..., target={self.targets[0]!r})"
+            )
+        self.model = model
+
+    @abstractmethod
+    def views(self, batch: Any, draw: Draw) -> Views:
+        """Turn a batch (on the training device) into named tensors: what is context, what is target.
+
+        Raises:
+            TypeError: The batch does not have the declared layout.
+        """
+
+    @abstractmethod
+    def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
+        """Encode, predict and compare."""
+
+    def samples(self, batch: Any) -> int:
+        """Number of samples in a batch of the declared layout."""
+        first = batch[0] if isinstance(batch, tuple | list) else batch
+        return len(first)
+
+    def config(self) -> dict[str, Any]:
+        """JSON-serializable constructor arguments besides the model, as a checkpoint keeps them."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> tuple[Objective, Any]:
+        """A tiny objective and a small real `Dataset` it must not collapse on; the contract test trains it."""

@@ -1,0 +1,105 @@
+"""I-JEPA: predict the embeddings of hidden blocks of an image from the visible rest.
+
+Assran et al. 2023 (arXiv 2301.08243). Deviations: the masks are unbiased (see `jepa.masks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa.masks import BlockMaskSampler, Masks
+from jepa.models.jepa import JEPA
+from jepa.models.predictor import MaskedPredictor
+from jepa.objectives.base import Draw, Losses, Objective, Views
+from jepa.objectives.state_pair import as_float, describe_batch, normalise, pool
+
+
+class IJEPA(Objective):
+    """Smooth-L1 between predicted and layer-normalised target tokens, over several target blocks.
+
+    Args:
+        model: Its encoder has a tokenizer with a grid, its predictor is a `MaskedPredictor` over that grid.
+        num_targets: Target blocks a sample.
+        target_scale: Share of the grid a target block covers, smallest and largest.
+        aspect_ratio: Height / width of a target block, smallest and largest.
+        context_scale: Share of the grid of the context block, smallest and largest.
+        min_keep: Smallest number of context tokens; a tenth of the grid by default.
+    """
+
+    name = "ijepa"
+    layout = "images: (B, C, H, W), or a tuple whose first part they are (labels are not looked at)"
+
+    def __init__(
+        self,
+        model: JEPA,
+        *,
+        num_targets: int = 4,
+        target_scale: tuple[float, float] = (0.15, 0.2),
+        aspect_ratio: tuple[float, float] = (0.75, 1.5),
+        context_scale: tuple[float, float] = (0.85, 1.0),
+        min_keep: int | None = None,
+    ) -> None:
+        super().__init__(model)
+        grid = getattr(getattr(model.encoder, "tokenizer", None), "grid", None)
+        if grid is None:
+            raise ValueError("objective 'ijepa' masks tokens: give the encoder a tokenizer, e.g. ImageTokenizer(28, 4)")
+        if isinstance(model.predictor, MaskedPredictor) and model.predictor.grid != tuple(grid):
+            raise ValueError(
+                f"the encoder's token grid is {tuple(grid)}, the predictor's {model.predictor.grid}; build "
+                f"MaskedPredictor(hidden_dim, grid={tuple(grid)})"
+            )
+        self.masks = BlockMaskSampler(
+            tuple(grid),
+            num_targets=num_targets,
+            target_scale=target_scale,
+            aspect_ratio=aspect_ratio,
+            context_scale=context_scale,
+            min_keep=min_keep,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments besides the model."""
+        masks = self.masks
+        return {
+            "num_targets": masks.num_targets,
+            "target_scale": list(masks.target_scale),
+            "aspect_ratio": list(masks.aspect_ratio),
+            "context_scale": list(masks.context_scale),
+            "min_keep": masks.min_keep,
+        }
+
+    def views(self, batch: Any, draw: Draw) -> Views:
+        """Images to `images` and the positions `context_mask` (B, C) and `target_mask` (B, K, M).
+
+        Masks are drawn for the global batch and sliced, so any number of ranks sees the same ones. They are drawn on
+        the CPU, where the generator gives the same numbers on every machine.
+        """
+        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(images, Tensor) or images.ndim < 3:
+            raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
+        masks = self.masks(draw.global_size(len(images)), draw.generator())
+        mine = Masks(*(mask[draw.rows(len(images))].to(images.device) for mask in masks))
+        return {"images": as_float(images), "context_mask": mine.context, "target_mask": mine.target}
+
+    def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
+        """The loss of one batch."""
+        out = self.model(
+            views["images"], views["images"], context_mask=views["context_mask"], target_mask=views["target_mask"]
+        )
+        loss = F.smooth_l1_loss(out.prediction.float(), normalise(out.target).float())
+        return Losses(loss, {}, pool(out.context).float().detach())
+
+    @classmethod
+    def example(cls) -> tuple[Objective, Any]:
+        """A small ViT on scikit-learn's digits."""
+        from jepa.data import digits
+        from jepa.models import Encoder, ImageTokenizer
+
+        tokenizer = ImageTokenizer(8, 2)
+        encoder = Encoder(48, depth=2, num_heads=3, tokenizer=tokenizer)
+        predictor = MaskedPredictor(48, tokenizer.grid, depth=1)
+        return cls(JEPA(encoder, predictor)), digits("train")

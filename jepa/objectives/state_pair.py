@@ -1,0 +1,89 @@
+"""State pair: predict the embedding of the next state from the present one. The default objective.
+
+An EMA target (as in BYOL, Grill et al. 2020, arXiv 2006.07733, and I-JEPA, arXiv 2301.08243) with a small
+variance-covariance term (VICReg, arXiv 2105.04906) on the context embedding, so that it does not collapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
+from jepa.regularizers import covariance, variance
+
+
+class StatePair(Objective):
+    """Smooth-L1 between prediction and layer-normalised target, plus variance and covariance terms.
+
+    Args:
+        model: Its encoder takes one state, its predictor maps embeddings to embeddings.
+    """
+
+    name = "state_pair"
+    layout = "(state_t, state_t1): two tensors of one shape, B first"
+    targets = ("ema", "stop_gradient", "shared")
+    hyper_parameters = {
+        "variance_weight": HyperParameter(1.0, 0.0, 1e3, "VICReg variance term, deviation 1"),
+        "covariance_weight": HyperParameter(0.04, 0.0, 1e3, "VICReg covariance term, sum / D"),
+    }
+
+    def views(self, batch: Any, draw: Draw) -> Views:
+        """(state_t, state_t1) to `context` and `target`."""
+        pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)
+        if not pair or batch[0].shape != batch[1].shape:
+            raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
+        return {"context": as_float(batch[0]), "target": as_float(batch[1])}
+
+    def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
+        """The loss of one batch."""
+        out = self.model(views["context"], views["target"])
+        prediction = F.smooth_l1_loss(out.prediction.float(), normalise(out.target).float())
+        embedding = pool(out.context).float()
+        spread, redundancy = variance(embedding), covariance(embedding)
+        loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
+        terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
+        return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
+
+    @classmethod
+    def example(cls) -> tuple[Objective, Any]:
+        """A small encoder on noisy rotations of points on circles."""
+        from torch.utils.data import TensorDataset
+
+        from jepa.models import JEPA, Encoder, Predictor
+
+        generator = torch.Generator().manual_seed(0)
+        angle, radius = torch.rand(2, 512, generator=generator) * torch.tensor([[6.2832], [1.0]]) + 0.5
+        states = [torch.stack([radius * (angle + s).cos(), radius * (angle + s).sin(), radius], 1) for s in (0, 0.3)]
+        model = JEPA(Encoder(32, 3, depth=1), Predictor(32, depth=1))
+        return cls(model), TensorDataset(*states)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Layer-norm over the features, without affine parameters."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def pool(x: Tensor) -> Tensor:
+    """One vector a sample: (B, D) as it is, (B, N, D) averaged over the tokens."""
+    return x if x.ndim == 2 else x.mean(dim=1)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Bytes to [0, 1]; anything else as it is."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def describe_batch(batch: Any) -> str:
+    """What a batch is, in words, for error messages."""
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)}"
+    if isinstance(batch, tuple | list):
+        return f"a {type(batch).__name__} of {len(batch)}: " + ", ".join(describe_batch(part) for part in batch)
+    if isinstance(batch, Mapping):
+        return f"a mapping with keys {', '.join(map(repr, batch))}"
+    return f"a {type(batch).__name__}"

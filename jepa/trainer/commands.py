@@ -1,0 +1,72 @@
+"""What each command does. A command is checked, written to the journal, applied, and acknowledged, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from jepa.trainer import control, events
+from jepa.trainer.control import Command, Ticket
+from jepa.trainer.inspection import inspect
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+Effect = Callable[[], Any]
+Prepared = tuple[dict[str, Any], Effect]
+
+
+class CommandTable:
+    """Applies commands to one trainer, on its training thread."""
+
+    def __init__(self, trainer: JEPATrainer) -> None:
+        self._trainer = trainer
+        self._prepare: dict[type[Command], Callable[[Any], Prepared]] = {
+            control.Pause: lambda command: ({}, trainer.pause),
+            control.Resume: lambda command: ({}, trainer.resume),
+            control.Step: lambda command: ({}, lambda: trainer.resume(command.n)),
+            control.Stop: lambda command: ({}, trainer.stop),
+            control.Set: self._set,
+            control.SaveCheckpoint: self._save,
+            control.Evaluate: self._evaluate,
+            control.Inspect: lambda command: ({}, lambda: inspect(trainer)),
+        }
+
+    def apply(self, tickets: Iterable[Ticket]) -> None:
+        """Apply commands in the order they were asked for; one that is refused changes nothing."""
+        for ticket in tickets:
+            try:
+                self._apply_one(ticket)
+            except (ValueError, OSError, TypeError) as error:
+                self._refuse(ticket, error)
+
+    def _apply_one(self, ticket: Ticket) -> None:
+        trainer = self._trainer
+        result, effect = self._prepare[type(ticket.command)](ticket.command)
+        trainer.journal_command(ticket, result)
+        value = effect()
+        trainer.publish(
+            events.CommandApplied(trainer.step, trainer.epoch, ticket.command.as_data(), ticket.source, result)
+        )
+        ticket.complete(trainer.step, result, value)
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        trainer, data = self._trainer, ticket.command.as_data()
+        trainer.publish(events.CommandApplied(trainer.step, trainer.epoch, data, ticket.source, error=str(error)))
+        ticket.refuse(trainer.step, error)
+
+    def _set(self, command: control.Set) -> Prepared:
+        rates, step = self._trainer.rates, self._trainer.step
+        result = rates.check(step, command.name, command.value, command.mode)
+        return result, lambda: rates.edit(step, command.name, result["new"], result["mode"])
+
+    def _save(self, command: control.SaveCheckpoint) -> Prepared:
+        trainer = self._trainer
+        path = trainer.checkpoint_path(command.path)
+        return {"path": str(path)}, lambda: trainer.save_checkpoint(command.path)
+
+    def _evaluate(self, command: control.Evaluate) -> Prepared:
+        trainer = self._trainer
+        if trainer.val_loader is None:
+            raise ValueError("there is no validation data: pass val_loader= to create_trainer or train")
+        return {}, trainer.evaluate

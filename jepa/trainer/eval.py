@@ -1,0 +1,164 @@
+"""Evaluation: the objective's loss, and what the embeddings look like, over a whole data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jepa import distributed
+from jepa.data.source import BatchSource, as_source
+from jepa.diagnostics import effective_rank, embedding_std
+from jepa.models.base import build
+from jepa.models.jepa import JEPA
+from jepa.objectives import get_objective
+from jepa.objectives.base import Draw, Objective
+from jepa.trainer.checkpoint import CheckpointError, read_checkpoint
+from jepa.trainer.step import to_device
+
+EMBEDDINGS_KEPT = 4096
+
+
+@torch.no_grad()
+def evaluate_objective(
+    objective: Objective,
+    source: BatchSource,
+    device: torch.device,
+    hyper: Mapping[str, Tensor],
+    seed: int = 0,
+    *,
+    embeddings: list[Tensor] | None = None,
+) -> dict[str, float]:
+    """Mean `loss` and its terms over the samples of a source, of all ranks, in evaluation mode.
+
+    Masks and other draws are the same every time, so that values can be compared.
+
+    Args:
+        objective: On `device`.
+        source: In the objective's layout.
+        device: Where to compute.
+        hyper: The objective's hyper-parameters.
+        seed: Of the draws.
+        embeddings: Gets the context embeddings of this process's first samples appended.
+    """
+    sums: dict[str, Tensor] = {}
+    samples = torch.zeros((), dtype=torch.float64, device=device)
+    training = objective.training
+    objective.eval()
+    try:
+        for number, batch in enumerate(source.batches(epoch=0)):
+            batch = to_device(batch, device)
+            size = objective.samples(batch)
+            draw = Draw(seed, number, distributed.rank(), distributed.world_size())
+            losses = objective(objective.views(batch, draw), hyper)
+            samples += size
+            for name, value in {"loss": losses.loss, **losses.terms}.items():
+                sums[name] = sums.get(name, 0) + value.double() * size
+            if embeddings is not None and sum(map(len, embeddings)) < EMBEDDINGS_KEPT:
+                embeddings.append(losses.embedding)
+    finally:
+        objective.train(training)
+    if not sums:
+        raise ValueError("the evaluation loader gave no batch; it must be re-iterable and not empty")
+    packed = distributed.all_reduce_sum(torch.stack([samples, *sums.values()])).tolist()
+    return {name: value / packed[0] for name, value in zip(sums, packed[1:], strict=True)}
+
+
+class JEPAEvaluator:
+    """Evaluates a trained model.
+
+    Args:
+        model: A `JEPA`, or an `Objective` that owns one.
+        objective: Name of the objective when `model` is a `JEPA`.
+        device: Where to compute; the best there is by default.
+        seed: Of masks and other draws.
+    """
+
+    def __init__(
+        self,
+        model: JEPA | Objective,
+        objective: str = "state_pair",
+        *,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(model, Objective):
+            if not isinstance(model, JEPA):
+                raise TypeError(f"expected a JEPA or an Objective, got {type(model).__name__}")
+            model = get_objective(objective)(model)
+        self.objective = model
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.seed = seed
+        self.objective.to(self.device)
+
+    @property
+    def model(self) -> JEPA:
+        """The model under evaluation."""
+        return self.objective.model
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: JEPA | None = None,
+        device: torch.device | str | None = None,
+    ) -> JEPAEvaluator:
+        """Rebuild model and objective from a trainer's checkpoint.
+
+        Args:
+            path: The file.
+            model: Needed where encoder or predictor are not built in: a model of the same architecture, whose
+                weights are replaced.
+            device: Where to compute.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: The file is damaged, or does not fit `model`.
+            ValueError: `model` is needed.
+        """
+        state = read_checkpoint(path)
+        if model is None:
+            model = _rebuild(state["architecture"], path)
+        options = dict(state["objective"])
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        objective = get_objective(options.pop("name"))(model, **options)
+        try:
+            objective.load_state_dict(state["objective_state"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit this model: {error}") from error
+        return cls(objective, device=device, seed=state["config"]["seed"])
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Run a data set through the model.
+
+        Args:
+            loader: Batches in the objective's layout.
+
+        Returns:
+            `loss` and its terms (means over samples), `embedding_std` and `effective_rank` of the context embeddings
+            (of the first 4,096 samples of this process).
+        """
+        source = as_source(loader, seed=self.seed, rank=distributed.rank(), world_size=distributed.world_size())
+        hyper = {
+            name: torch.tensor(spec.default, device=self.device) for name, spec in self.objective.hyper_parameters.items()
+        }
+        kept: list[Tensor] = []
+        metrics = evaluate_objective(self.objective, source, self.device, hyper, self.seed, embeddings=kept)
+        embedding = torch.cat(kept)[:EMBEDDINGS_KEPT]
+        metrics["embedding_std"] = float(embedding_std(embedding))
+        metrics["effective_rank"] = float(effective_rank(embedding))
+        return metrics
+
+
+def _rebuild(architecture: Mapping[str, Any], path: str | os.PathLike[str]) -> JEPA:
+    missing = [name for name in ("encoder", "predictor") if architecture[name] is None]
+    if missing:
+        raise ValueError(
+            f"{path} holds {' and '.join(missing)} of your own making; build the model and pass it: "
+            "JEPAEvaluator.from_checkpoint(path, model=JEPA(...))"
+        )
+    return JEPA(build(architecture["encoder"]), build(architecture["predictor"]), architecture["target"])

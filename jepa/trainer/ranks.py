@@ -1,0 +1,115 @@
+"""How ranks agree on commands: rank 0 decides, every rank applies the same command before the same step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from jepa import distributed
+from jepa.trainer.control import Command, Control, Stop, Ticket
+
+T = TypeVar("T")
+
+
+class CommandExchange:
+    """Commands of one process: whatever is in its queue.
+
+    Args:
+        control: The queue that handles, panels and signals write to.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def pending(self) -> bool:
+        """Whether `take` will return commands now; asked once before every step."""
+        return not self._control.empty
+
+    def take(self) -> list[Ticket]:
+        """The commands to apply now, oldest first."""
+        return list(self._control.drain())
+
+    def wait(self, seconds: float) -> list[Ticket]:
+        """Wait up to `seconds` for commands, while paused."""
+        return list(self._control.drain(timeout=seconds))
+
+    def close(self) -> None:
+        """No more steps will be asked about."""
+
+
+class DistributedCommandExchange(CommandExchange):
+    """Commands of N ranks, over a gloo group of their own so that training collectives are never mixed with them.
+
+    One flag is reduced between two steps while the step runs, so a command takes effect one step after it was seen
+    and on every rank at once. Any rank may ask to stop (it got a signal); all other commands come from rank 0.
+    """
+
+    def __init__(self, control: Control) -> None:
+        super().__init__(control)
+        self._group = dist.new_group(backend="gloo")
+        self._flag = torch.zeros(1)
+        self._work: dist.Work | None = None
+
+    def pending(self) -> bool:
+        """Whether any rank had commands before the step that has just ended."""
+        flagged = self._finish_reduction()
+        self._flag.fill_(0.0 if self._control.empty else 1.0)
+        self._work = dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return flagged
+
+    def _finish_reduction(self) -> bool:
+        if self._work is None:
+            return False
+        self._work.wait()
+        self._work = None
+        return bool(self._flag.item())
+
+    def take(self) -> list[Ticket]:
+        """Rank 0's commands and anybody's wish to stop, the same list on every rank."""
+        me, mine = distributed.rank(), []
+        for ticket in self._control.drain():
+            if me == 0 or isinstance(ticket.command, Stop):
+                mine.append(ticket)
+            else:
+                ticket.refuse(None, RuntimeError("steer the run from rank 0; the other ranks follow it"))
+        said: list[list[tuple[Command, str]]] = [[] for _ in range(distributed.world_size())]
+        dist.all_gather_object(said, [(ticket.command, ticket.source) for ticket in mine], group=self._group)
+        own = iter(mine)
+        return [next(own) if rank == me else Ticket(*line) for rank, lines in enumerate(said) for line in lines]
+
+    def wait(self, seconds: float) -> list[Ticket]:
+        """Look once, after a short sleep; the repeated reduction is also the heartbeat of paused ranks."""
+        time.sleep(min(seconds, 0.05))
+        return self.take() if self.pending() else []
+
+    def close(self) -> None:
+        """Complete the last reduction, so that no rank is left inside it."""
+        self._finish_reduction()
+
+
+def command_exchange(control: Control) -> CommandExchange:
+    """The exchange for this process, alone or in a group."""
+    return DistributedCommandExchange(control) if distributed.world_size() > 1 else CommandExchange(control)
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """Run `function` on rank 0 and return its result on every rank; its error is raised on every rank too.
+
+    The result must be picklable when there is more than one rank.
+    """
+    if distributed.world_size() == 1:
+        return function()
+    answer: tuple[bool, T | BaseException] | None = None
+    if distributed.rank() == 0:
+        try:
+            answer = True, function()
+        except Exception as error:
+            answer = False, error
+    succeeded, value = distributed.broadcast_object(answer)
+    if not succeeded:
+        raise value
+    return value

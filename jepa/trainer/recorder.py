@@ -1,0 +1,191 @@
+"""What is measured while training, without waiting for the device more often than the logging interval."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from jepa import distributed
+from jepa.diagnostics import effective_rank, embedding_std
+from jepa.trainer import events
+from jepa.trainer.step import StepResult
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+STATUS_SECONDS = 1.0
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names step, batch and the last good checkpoint."""
+
+
+class Recorder:
+    """Turns step results into records: means over the interval, speed, and diagnostics within their budget."""
+
+    def __init__(self, trainer: JEPATrainer) -> None:
+        self._trainer = trainer
+        self._losses: list[Tensor] = []
+        self._positions: list[tuple[int, int, int]] = []
+        self._interval: list[float] = []
+        self._epoch_sum, self._epoch_count = 0.0, 0
+        self._last: StepResult | None = None
+        self._logged_step = -1
+        self._mark_time, self._mark_step = time.perf_counter(), 0
+        self._paused_at: float | None = None
+        self._status_at = 0.0
+        self._diagnosed = 0.0
+        self._trained = 0.0
+        self.steps_per_second = 0.0
+
+    def begin(self) -> None:
+        """Training begins or goes on."""
+        self._losses, self._positions, self._interval = [], [], []
+        self._mark_time, self._mark_step = time.perf_counter(), self._trainer.step
+
+    def pause(self) -> None:
+        """Stop the clock."""
+        self._paused_at = self._paused_at or time.perf_counter()
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        if self._paused_at is not None:
+            self._mark_time += time.perf_counter() - self._paused_at
+            self._paused_at = None
+
+    def add(self, result: StepResult) -> None:
+        """Keep one step's loss, still on the device."""
+        trainer = self._trainer
+        self._losses.append(result.loss)
+        self._positions.append((trainer.step, trainer.epoch, trainer.batches_done - 1))
+        self._last = result
+
+    def collect(self) -> None:
+        """Read the losses kept since the last call, averaged over ranks.
+
+        Raises:
+            NonFiniteLossError: One of them is NaN or infinite.
+        """
+        if not self._losses:
+            return
+        losses = distributed.all_reduce_mean(torch.stack(self._losses).double()).tolist()
+        positions = self._positions
+        self._losses, self._positions = [], []
+        for value, position in zip(losses, positions, strict=True):
+            if not math.isfinite(value):
+                raise self._non_finite(value, *position)
+        self._interval += losses
+        self._epoch_sum += sum(losses)
+        self._epoch_count += len(losses)
+
+    def _non_finite(self, value: float, step: int, epoch: int, batch: int) -> NonFiniteLossError:
+        trainer = self._trainer
+        good = trainer.last_checkpoint
+        return NonFiniteLossError(
+            f"the loss is {value} at step {step} (epoch {epoch}, {trainer.describe_batch(epoch, batch)}); "
+            + (f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet")
+            + "; try a lower learning_rate, clip_grad_norm, or look for NaN in that batch"
+        )
+
+    def log(self, result: StepResult) -> None:
+        """Write one record of everything since the last one."""
+        self.collect()
+        trainer = self._trainer
+        terms = self._reduced_terms(result)
+        self._measure_speed()
+        metrics = {
+            "loss": sum(self._interval) / len(self._interval),
+            **terms,
+            "learning_rate": trainer.rates.learning_rate(trainer.step - 1),
+            **trainer.rates.extra_metrics(trainer.step - 1),
+            **self._diagnose(result),
+        }
+        if result.grad_norm is not None:
+            metrics["grad_norm"] = float(result.grad_norm)
+        if self.steps_per_second:
+            metrics["steps_per_second"] = self.steps_per_second
+        self._interval = []
+        self._logged_step = trainer.step
+        self.record(metrics)
+        trainer.publish(
+            events.MetricsLogged(
+                trainer.step, trainer.epoch, metrics, time.time(), trainer.run.segment if trainer.run else 0
+            )
+        )
+        self._refresh_status()
+
+    def _reduced_terms(self, result: StepResult) -> dict[str, float]:
+        if not result.terms:
+            return {}
+        values = torch.stack([value.detach().double() for value in result.terms.values()])
+        return dict(zip(result.terms, distributed.all_reduce_mean(values).tolist(), strict=True))
+
+    def _measure_speed(self) -> None:
+        now, step = time.perf_counter(), self._trainer.step
+        seconds = now - self._mark_time
+        if step > self._mark_step and seconds > 0:
+            self.steps_per_second = (step - self._mark_step) / seconds
+            self._trained += seconds
+        self._mark_time, self._mark_step = now, step
+
+    def _diagnose(self, result: StepResult) -> dict[str, float]:
+        """Embedding statistics on rank 0, as long as they stay within their share of the training time."""
+        trainer = self._trainer
+        if trainer.rank != 0 or self._diagnosed > trainer.config.diagnostics_budget * self._trained:
+            return {}
+        start = time.perf_counter()
+        embedding = result.embedding
+        values = {
+            "embedding_std": float(embedding_std(embedding)),
+            "effective_rank": float(effective_rank(embedding)),
+        }
+        self._diagnosed += time.perf_counter() - start
+        return values
+
+    def _refresh_status(self) -> None:
+        now = time.monotonic()
+        if now - self._status_at > STATUS_SECONDS:
+            self._status_at = now
+            self._trainer.write_status()
+
+    def record(self, metrics: Mapping[str, float]) -> None:
+        """Add to the history and to the run's metrics file."""
+        trainer = self._trainer
+        trainer.history.append(trainer.step, metrics)
+        if trainer.run is not None and trainer.rank == 0:
+            trainer.run.record(trainer.step, trainer.epoch, metrics)
+
+    def epoch_mean(self) -> float:
+        """Mean loss of the epoch that has just ended; the next call starts a new one."""
+        self.collect()
+        mean = self._epoch_sum / max(self._epoch_count, 1)
+        self._epoch_sum, self._epoch_count = 0.0, 0
+        self.record({"epoch_loss": mean})
+        return mean
+
+    def finish(self) -> None:
+        """Record what the last incomplete interval holds."""
+        self.collect()
+        if self._last is not None and self._logged_step != self._trainer.step and self._interval:
+            self.log(self._last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs so that its records are those of an uninterrupted one."""
+        return {
+            "interval": list(self._interval),
+            "epoch_sum": self._epoch_sum,
+            "epoch_count": self._epoch_count,
+            "logged_step": self._logged_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.begin()
+        self._interval = list(state["interval"])
+        self._epoch_sum, self._epoch_count = state["epoch_sum"], state["epoch_count"]
+        self._logged_step = state["logged_step"]

@@ -1,0 +1,86 @@
+"""Schedules are pure functions of the step; an `Adjustable` one can be edited by hand and says how it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+from jepa.objectives.base import HyperParameter
+
+Schedule = Callable[[int], float]
+
+
+def constant(value: float) -> Schedule:
+    """Always `value`."""
+    return lambda step: value
+
+
+def linear(start: float, end: float, total_steps: int) -> Schedule:
+    """From `start` at step 0 to `end` at the last of `total_steps` steps, and `end` afterwards."""
+    last = max(total_steps - 1, 1)
+    return lambda step: start + (end - start) * min(step / last, 1.0)
+
+
+def cosine(start: float, end: float, total_steps: int) -> Schedule:
+    """Half a cosine from `start` at step 0 to `end` at the last step, and `end` afterwards."""
+    last = max(total_steps - 1, 1)
+    return lambda step: end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(step / last, 1.0)))
+
+
+def warmup_cosine(peak: float, end: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """A linear rise to `peak` over `warmup_steps` (the first step is above zero), then half a cosine to `end`."""
+    descent = cosine(peak, end, total_steps - warmup_steps)
+
+    def schedule(step: int) -> float:
+        if step < warmup_steps:
+            return peak * (step + 1) / (warmup_steps + 1)
+        return descent(step - warmup_steps)
+
+    return schedule
+
+
+class Adjustable:
+    """A scheduled value that may be edited while training.
+
+    Args:
+        spec: Range and unit.
+        schedule: Value as a function of the step; a constant at the default until the run is planned.
+        anchor: The value that scaling keeps in place: 0 for a rate; 1 for an EMA momentum, whose distance to 1 is
+            what is scaled.
+    """
+
+    def __init__(self, spec: HyperParameter, schedule: Schedule | None = None, *, anchor: float = 0.0) -> None:
+        self.spec = spec
+        self.schedule = schedule or constant(spec.default)
+        self._anchor = anchor
+        self._scale = 1.0
+        self._held: float | None = None
+
+    def __call__(self, step: int) -> float:
+        """The value to use in the step that follows `step` completed ones."""
+        if self._held is not None:
+            return self._held
+        if self._scale == 1.0:
+            return self.schedule(step)
+        value = self._anchor + self._scale * (self.schedule(step) - self._anchor)
+        return min(max(value, self.spec.low), self.spec.high)
+
+    def scalable(self, step: int) -> bool:
+        """Whether the schedule at `step` can be rescaled; at its anchor it can only be held."""
+        return self.schedule(step) != self._anchor
+
+    def edit(self, step: int, value: float, mode: Literal["scale", "hold"] = "scale") -> None:
+        """Make the value at `step` equal `value`, and go on along the rescaled schedule or stay there."""
+        if mode == "scale":
+            self._scale, self._held = (value - self._anchor) / (self.schedule(step) - self._anchor), None
+        else:
+            self._held = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The edits; the schedule itself is rebuilt from the configuration."""
+        return {"scale": self._scale, "held": self._held}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Apply the edits of a checkpoint."""
+        self._scale, self._held = state["scale"], state["held"]

@@ -1,0 +1,132 @@
+"""One optimizer update: views, forward, backward, clip, optimizer, EMA. Nothing here waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from jepa.objectives.base import Draw, Losses, Objective, Views
+
+Forward = Callable[[Views, Mapping[str, Tensor]], Losses]
+
+
+class StepResult(NamedTuple):
+    """Outcome of one update, on the device: 0-d `loss` and `terms`, the last batch's `embedding`, `grad_norm`."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    embedding: Tensor
+    grad_norm: Tensor | None
+
+
+class TrainStep:
+    """The update rule, given everything it works on.
+
+    Args:
+        objective: The module that owns the model.
+        optimizer: Over the objective's parameters.
+        device: Where batches go.
+        hyper: The objective's hyper-parameters as 0-d tensors on `device`.
+        precision: `"fp32"` or `"bf16"` (autocast).
+        compiled: Whether to compile the forward.
+        distributed: Whether to average gradients over the ranks of the process group.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        hyper: Mapping[str, Tensor],
+        *,
+        precision: str = "fp32",
+        compiled: bool = False,
+        distributed: bool = False,
+    ) -> None:
+        self._objective = objective
+        self._optimizer = optimizer
+        self._device = device
+        self._hyper = hyper
+        self._autocast = precision == "bf16"
+        self._ddp = wrap_distributed(objective, device) if distributed else None
+        forward: nn.Module = self._ddp or objective
+        self._forward: Forward = torch.compile(forward) if compiled else forward  # type: ignore[assignment]
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(
+        self, batches: Sequence[Any], draws: Sequence[Draw], *, ema_momentum: float, clip: float | None
+    ) -> StepResult:
+        """Update the weights once from one or several (accumulated) batches of this process.
+
+        Args:
+            batches: In the objective's layout, on any device.
+            draws: Where the randomness of each batch comes from.
+            ema_momentum: Share of the old EMA target that stays.
+            clip: Largest gradient norm, or `None`.
+
+        Returns:
+            Means over the samples of all batches.
+        """
+        sizes = [self._objective.samples(batch) for batch in batches]
+        total = sum(sizes)
+        loss: Tensor | None = None
+        terms: dict[str, Tensor] = {}
+        losses: Losses | None = None
+        for index, (batch, draw, size) in enumerate(zip(batches, draws, sizes, strict=True)):
+            losses = self._backward(batch, draw, size / total, synchronize=index == len(batches) - 1)
+            share = size / total
+            if share == 1.0:
+                loss, terms = losses.loss.detach(), losses.terms
+            else:
+                loss = losses.loss.detach() * share + (0 if loss is None else loss)
+                terms = {name: value * share + terms.get(name, 0) for name, value in losses.terms.items()}
+        assert losses is not None
+        assert loss is not None
+        grad_norm = None
+        if clip is not None:
+            grad_norm = nn.utils.clip_grad_norm_(self._parameters, clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._objective.model.target.update(ema_momentum)
+        return StepResult(loss, terms, losses.embedding, grad_norm)
+
+    def _backward(self, batch: Any, draw: Draw, share: float, *, synchronize: bool) -> Losses:
+        views = self._objective.views(to_device(batch, self._device), draw)
+        waits = self._ddp.no_sync() if self._ddp is not None and not synchronize else nullcontext()
+        with waits:
+            if self._autocast:
+                with torch.autocast(self._device.type, dtype=torch.bfloat16):
+                    losses = self._forward(views, self._hyper)
+            else:
+                losses = self._forward(views, self._hyper)
+            (losses.loss if share == 1.0 else losses.loss * share).backward()
+        return losses
+
+
+def wrap_distributed(objective: Objective, device: torch.device) -> DistributedDataParallel:
+    """Wrap for gradient averaging; buffers are kept equal only if the model has any that it saves."""
+    has_buffers = any(name in objective.state_dict(keep_vars=True) for name, _ in objective.named_buffers())
+    return DistributedDataParallel(
+        objective,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=has_buffers,
+        gradient_as_bucket_view=True,
+    )
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor of a nested batch to `device`; anything else passes through."""
+    if isinstance(batch, Tensor):
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(part, device) for part in batch)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return batch

@@ -1,0 +1,822 @@
+"""The training loop, and what can be asked of it from outside.
+
+    train / start -> _prepare -> _loop -> _train_epoch -> _train_step
+                                            |  between steps: commands, checkpoints
+                                            +- after steps: records, events to callbacks and sinks
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from jepa import distributed
+from jepa.config.schema import TrainerConfig
+from jepa.data.source import BatchSource, as_source
+from jepa.models.jepa import JEPA
+from jepa.objectives.base import Draw, HyperParameter, Objective
+from jepa.trainer import events
+from jepa.trainer.callback import EVENT_METHODS, Callback, EarlyStopping
+from jepa.trainer.checkpoint import (
+    CheckpointError,
+    random_state,
+    read_checkpoint,
+    restore_random_state,
+    write_checkpoint,
+)
+from jepa.trainer.commands import CommandTable
+from jepa.trainer.control import Command, Control, SaveCheckpoint, Stop, Ticket
+from jepa.trainer.handle import RunHandle
+from jepa.trainer.history import History
+from jepa.trainer.ranks import CommandExchange, command_exchange, on_rank_zero
+from jepa.trainer.recorder import NonFiniteLossError, Recorder
+from jepa.trainer.run import RunFolder
+from jepa.trainer.rates import Rates
+from jepa.trainer.signals import StopOnSignal
+from jepa.trainer.step import StepResult, TrainStep
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 600.0
+PAUSE_POLL_SECONDS = 0.25
+Sink = Callable[[events.Event], None]
+LIVE = ("running", "paused", "stopping")
+
+
+class View(Protocol):
+    """What a front end attaches to a trainer."""
+
+    def show(self) -> None:
+        """Show it, or show it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run is.
+
+    Attributes:
+        state: `idle`, `running`, `paused`, `stopping`, `finished`, `stopped` or `failed`.
+        step: Optimizer updates done.
+        total_steps: Updates planned; 0 before the first `train`.
+        epoch: Passes over the data completed.
+        steps_per_second: Recent speed, pauses left out.
+        seconds_left: Estimated time to the end, `None` while unknown.
+        learning_rate: Of the next step.
+        error: What ended the run, if it failed.
+    """
+
+    state: str
+    step: int
+    total_steps: int
+    epoch: int
+    steps_per_second: float
+    seconds_left: float | None
+    learning_rate: float
+    error: str | None = None
+
+
+class JEPATrainer:
+    """Trains a JEPA with an optimizer (and scheduler, loggers, callbacks) of your own.
+
+    `create_trainer` builds one with good defaults; use this class for full control.
+
+    Args:
+        model: A `JEPA`, or an `Objective` that owns one.
+        optimizer: Over the parameters of the objective (of the model, where the objective adds none).
+        scheduler: A torch scheduler, stepped by the trainer; `"warmup_cosine"` plans one over the true number of
+            steps; `None` keeps the optimizer's rate.
+        logger: A sink, or several: callables that take events.
+        objective: Name of the objective when `model` is a `JEPA`.
+        config: How to train.
+        callbacks: Objects that act on the run, see `Callback`.
+        run: The run folder; `None` writes nothing but what `save_checkpoint` is asked to.
+        device: Where to train.
+        val_loader: Validation data, in the layout of the training data.
+
+    Raises:
+        ValueError: The model does not fit the objective, or the optimizer holds other parameters.
+    """
+
+    def __init__(
+        self,
+        model: JEPA | Objective,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | Literal["warmup_cosine"] | None = None,
+        logger: Sink | Sequence[Sink] | None = None,
+        *,
+        objective: str = "state_pair",
+        config: TrainerConfig | None = None,
+        callbacks: Sequence[Callback] = (),
+        run: RunFolder | None = None,
+        device: torch.device | str = "cpu",
+        val_loader: Any = None,
+    ) -> None:
+        self.config = config or TrainerConfig()
+        self.objective = as_objective(model, objective)
+        self.device = torch.device(device)
+        self.objective.to(self.device)
+        self.optimizer = check_optimizer(optimizer, self.objective)
+        self.run = run
+        self.val_loader = val_loader
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+
+        self.control = Control()
+        self.history = History()
+        self.step = 0
+        self.epoch = 0
+        self.total_steps = 0
+        self.state = "idle"
+        self.last_batch: Any = None
+        self.last_checkpoint: Path | None = None
+        self.view: View | None = None
+        self.waits_by_default = True
+        self.ended = threading.Event()
+        self.ended.set()
+
+        self.rates = Rates(self.objective, self.optimizer, scheduler, self.config, self.device)
+        self._recorder = Recorder(self)
+        self._commands = CommandTable(self)
+        self._callbacks = [*callbacks]
+        if self.config.early_stopping is not None:
+            self._callbacks.append(EarlyStopping(self.config.early_stopping, self.monitor))
+        self._bound = bind_callbacks(self._callbacks)
+        self._sinks: tuple[Sink, ...] = ()
+        self._step_sinks: tuple[Sink, ...] = ()
+        self.batches_done = 0  # in this epoch
+        self._batches_drawn = 0  # in the run
+        self._best = float("inf")
+        self._improved = False
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._random_state: dict[str, Any] | None = None
+        self._updating = False
+        self._paused = False
+        self._stopping = False
+        self._steps_allowed: int | None = None
+        self._error: BaseException | None = None
+        self._trace = ""
+        self._source: BatchSource | None = None
+        self._request: tuple[Any, int | None, int | None] | None = None
+        self._exchange: CommandExchange | None = None
+        self._train_step: TrainStep | None = None
+        self._lifecycle = threading.Lock()
+        self._thread_id: int | None = None
+        self._validation: BatchSource | None = None
+        for sink in as_sinks(logger):
+            self.subscribe(sink)
+        take_over(self)
+
+    # ------------------------------------------------------------------ what users call
+
+    @property
+    def model(self) -> JEPA:
+        """The model being trained."""
+        return self.objective.model
+
+    @property
+    def monitor(self) -> str:
+        """The metric that tells the best checkpoint."""
+        return self.config.monitor or ("val_loss" if self.val_loader is not None else "loss")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether training goes on (or is paused) right now."""
+        return self.state in LIVE
+
+    def train(
+        self, train_loader: Any, num_epochs: int | None = None, *, max_steps: int | None = None, val_loader: Any = None
+    ) -> History:
+        """Train in this thread until the end and return the history.
+
+        The numbers are totals: a second call with the same ones has nothing to do, with larger ones it goes on.
+        An interrupt (stop button, Ctrl-C, SIGTERM) ends at a step boundary with a checkpoint; the same call
+        continues.
+
+        Args:
+            train_loader: A `DataLoader`, `MemoryLoader`, or any re-iterable of batches in the objective's layout.
+            num_epochs: Passes over the data, in all.
+            max_steps: Optimizer updates, in all; needed where the loader has no length.
+            val_loader: Validation data; replaces the one given before.
+
+        Returns:
+            Everything recorded so far.
+
+        Raises:
+            ValueError: Nothing says how long to train, or the loader is empty.
+            NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
+            TrainingInterrupted: The run was interrupted and ended cleanly.
+        """
+        self._prepare(train_loader, num_epochs, max_steps, val_loader)
+        with StopOnSignal(self.control) as stop:
+            self._loop()
+        kept = f"checkpoint: {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint was written"
+        stop.reraise(
+            f"training stopped cleanly at step {self.step} of {self.total_steps} ({kept}); "
+            "the same call goes on from there"
+        )
+        return self.history
+
+    def start(
+        self,
+        train_loader: Any,
+        num_epochs: int | None = None,
+        *,
+        max_steps: int | None = None,
+        val_loader: Any = None,
+        wait: bool | Literal["auto"] = "auto",
+    ) -> RunHandle:
+        """Train in a background thread and return a handle to the run at once.
+
+        Args:
+            train_loader: As in `train`.
+            num_epochs: As in `train`.
+            max_steps: As in `train`.
+            val_loader: As in `train`.
+            wait: Whether to return only when training has ended. `"auto"` waits where there is no front end, so
+                that a batch run never ends untrained; code that steers the run passes `False` and ends with
+                `await run` or `run.wait()`.
+
+        Returns:
+            The run's handle.
+        """
+        if self.waits_by_default if wait == "auto" else wait:
+            self.train(train_loader, num_epochs, max_steps=max_steps, val_loader=val_loader)
+            return RunHandle(self)
+        self._prepare(train_loader, num_epochs, max_steps, val_loader)
+        name = self.run.name if self.run else "run"
+        threading.Thread(target=self._loop_in_thread, name=f"jepa-{name}", daemon=True).start()
+        return RunHandle(self)
+
+    def restart(self) -> RunHandle:
+        """Go on in the background with the loader and the totals of the last `train` or `start`."""
+        if self._request is None:
+            raise RuntimeError("nothing was trained yet: call train(loader, num_epochs=...) or start(...) first")
+        loader, num_epochs, max_steps = self._request
+        return self.start(loader, num_epochs, max_steps=max_steps, wait=False)
+
+    def submit(self, command: Command, source: str = "handle") -> Ticket:
+        """Queue a command from any thread; without a live run it is refused at once."""
+        ticket = self.control.submit(command, source)
+        if not self.is_live:
+            self._refuse_queued()
+        return ticket
+
+    def status(self) -> Status:
+        """Where the run is; cheap, from any thread."""
+        speed = self._recorder.steps_per_second
+        left = (self.total_steps - self.step) / speed if speed > 0 and self.is_live else None
+        error = f"{type(self._error).__name__}: {self._error}" if self._error else None
+        return Status(
+            self.state, self.step, self.total_steps, self.epoch, speed, left, self.rates.learning_rate(self.step), error
+        )
+
+    def hyper_parameters(self) -> dict[str, tuple[HyperParameter, float]]:
+        """What may be changed while training: name to range (with unit) and present value."""
+        return self.rates.values(self.step)
+
+    @property
+    def traceback(self) -> str:
+        """Traceback of what ended the run, empty unless it failed."""
+        return self._trace
+
+    def raise_failure(self) -> None:
+        """Raise what ended the run, if it failed."""
+        if self.state == "failed" and self._error is not None:
+            raise self._error
+
+    def subscribe(self, sink: Sink, *, every_step: bool = False) -> None:
+        """Send events to `sink` from now on; `StepEnded` only if `every_step`."""
+        self._sinks = (*self._sinks, sink)
+        if every_step:
+            self._step_sinks = (*self._step_sinks, sink)
+
+    def unsubscribe(self, sink: Sink) -> None:
+        """Send no more events to `sink`."""
+        self._sinks = tuple(kept for kept in self._sinks if kept is not sink)
+        self._step_sinks = tuple(kept for kept in self._step_sinks if kept is not sink)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write everything needed to go on, to `path` or into the run folder.
+
+        Safe at any time: while the run trains in another thread it is written at the next step boundary.
+
+        Raises:
+            ValueError: No path was given and the trainer has no run folder.
+        """
+        if self.is_live and threading.get_ident() != self._thread_id:
+            target = None if path is None else Path(path).absolute()
+            ticket = self.submit(SaveCheckpoint(target))
+            return Path(ticket.result()["path"])
+        return self._save(None if path is None else Path(path))
+
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Take everything back from a checkpoint; the next `train` or `start` goes on from there.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: The file is damaged or belongs to another model or objective.
+            RuntimeError: The run is training; stop it first.
+        """
+        self._check_idle("load a checkpoint into it")
+        self._restore(read_checkpoint(path), str(path))
+
+    def _save(self, path: Path | None) -> Path:
+        self._recorder.collect()  # never keep weights whose loss was not finite
+        start = time.perf_counter()
+        target = self.checkpoint_path(path)
+        if self.rank == 0:
+            state = self._checkpoint_state()
+            if path is not None or self.run is None:
+                write_checkpoint(state, target)
+            else:
+                self._open_run().checkpoints.save(state, self.step, best=self._improved)
+        if path is None:
+            self._saved_step, self._improved, self.last_checkpoint = self.step, False, target
+        self._saved_at = time.monotonic()
+        self._journal("CheckpointSaved", path=str(target))
+        self.publish(events.CheckpointSaved(self.step, self.epoch, target, time.perf_counter() - start))
+        return target
+
+    def checkpoint_path(self, path: Path | None) -> Path:
+        """Where `save_checkpoint(path)` writes."""
+        if path is not None:
+            return path
+        if self.run is None:
+            raise ValueError("this trainer has no run folder: pass the file to write, save_checkpoint('model.pt')")
+        return self.run.checkpoints.file(self.step)
+
+    def _checkpoint_state(self) -> dict[str, Any]:
+        scheduler = self.rates.scheduler
+        return {
+            "architecture": self.model.config(),
+            "objective": {"name": self.objective.name, **self.objective.config()},
+            "config": _plain(asdict(self.config)),
+            "objective_state": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": scheduler.state_dict() if scheduler is not None else None,
+            "rates": self.rates.state_dict(),
+            "position": {
+                "step": self.step,
+                "epoch": self.epoch,
+                "batches_done": self.batches_done,
+                "batches_drawn": self._batches_drawn,
+                "total_steps": self.total_steps,
+            },
+            "random": random_state(),
+            "recorder": self._recorder.state_dict(),
+            "history": self.history.state_dict(),
+            "best": self._best,
+            "callbacks": [callback.state_dict() for callback in self._callbacks],
+        }
+
+    def _restore(self, state: Mapping[str, Any], origin: str) -> None:
+        name = state["objective"]["name"]
+        if name != self.objective.name:
+            raise CheckpointError(
+                f"{origin} is of objective {name!r}, this trainer has {self.objective.name!r}; "
+                f"use create_trainer(model, objective={name!r})"
+            )
+        try:
+            self.objective.load_state_dict(state["objective_state"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{origin} does not fit this model: {error}") from error
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(f"{origin} does not fit this optimizer: {error}") from error
+        if self.rates.scheduler is not None and state["scheduler"] is not None:
+            self.rates.scheduler.load_state_dict(state["scheduler"])
+        self.rates.load_state_dict(state["rates"])
+        position = state["position"]
+        self.step, self.epoch = position["step"], position["epoch"]
+        self.batches_done, self._batches_drawn = position["batches_done"], position["batches_drawn"]
+        self.total_steps = position["total_steps"]
+        self._random_state = dict(state["random"])
+        self._recorder.load_state_dict(state["recorder"])
+        self.history.load_state_dict(state["history"])
+        self._best, self._saved_step = state["best"], self.step
+        for callback, kept in zip(self._callbacks, state["callbacks"], strict=False):
+            callback.load_state_dict(kept)
+
+    # ------------------------------------------------------------------ before training
+
+    def _prepare(self, loader: Any, num_epochs: int | None, max_steps: int | None, val_loader: Any) -> None:
+        """Check everything that can go wrong and plan the run, in the caller's thread, before any work is done."""
+        with self._lifecycle:
+            self._check_idle("start it again")
+            if val_loader is not None:
+                self.val_loader = val_loader
+            source = self._as_source(loader)
+            validation = self._as_source(self.val_loader) if self.val_loader is not None else None
+            total = plan_steps(source.batches_per_epoch, self.config.accumulate, num_epochs, max_steps)
+            self._continue_run()
+            self._plan(source, validation, total)
+            self._request = (loader, num_epochs, max_steps)
+            self._error, self._trace = None, ""
+            self._paused = self._stopping = False
+            self._steps_allowed = None
+            self._refuse_queued()
+            self.ended.clear()
+            self._set_state("running")
+            _LIVE_TRAINERS.add(self)
+        if self.view is not None:
+            self.view.show()
+
+    def _as_source(self, loader: Any) -> BatchSource:
+        return as_source(loader, seed=self.config.seed, rank=self.rank, world_size=self.world_size)
+
+    def _check_idle(self, wish: str) -> None:
+        if self.is_live:
+            name = f"run {self.run.name!r}" if self.run else "this run"
+            raise RuntimeError(
+                f"{name} is {self.state} at step {self.step}: cannot {wish}. "
+                "Stop it first (run.stop(), or the panel's Stop), or wait for its end (await run)"
+            )
+
+    def _continue_run(self) -> None:
+        """Open the run folder; a fresh trainer takes up the newest valid checkpoint that it finds there."""
+        if self.run is None:
+            return
+        folder = self.run
+
+        def find() -> tuple[str | None, int]:
+            self._open_run()
+            found = folder.checkpoints.newest_valid() if self.step == 0 else None
+            return (str(found[0]) if found else None), folder.segment
+
+        path, folder.segment = on_rank_zero(find)
+        if path is not None:
+            self._restore(read_checkpoint(path), path)
+            self.last_checkpoint = Path(path)
+            logger.info("continuing run %s from step %d", folder.name, self.step)
+
+    def _open_run(self) -> RunFolder:
+        assert self.run is not None
+        if not self.run.is_open:
+            self.run.open(self.describe())
+        return self.run
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this run this run, as plain values: a continued run must agree with it."""
+        cosmetic = {"progress", "log_every", "keep_checkpoints", "diagnostics_budget"}
+        config = {key: value for key, value in asdict(self.config).items() if key not in cosmetic}
+        return _plain({
+            "objective": {"name": self.objective.name, **self.objective.config()},
+            "architecture": self.model.config() or repr(self.model),
+            "optimizer": type(self.optimizer).__name__,
+            "training": config,
+        })
+
+    def _plan(self, source: BatchSource, validation: BatchSource | None, total: int) -> None:
+        self._source, self._validation = source, validation
+        self.total_steps = total
+        self.rates.plan(total)
+        self._exchange = command_exchange(self.control)
+        if self._train_step is None:
+            self._train_step = TrainStep(
+                self.objective,
+                self.optimizer,
+                self.device,
+                self.rates.hyper,
+                precision=self.config.precision,
+                compiled=self.config.compile,
+                distributed=self.world_size > 1,
+            )
+        if self.batches_done and source.notes:
+            warnings.warn("; ".join(source.notes), stacklevel=4)
+        if self.step >= total:
+            warnings.warn(
+                f"nothing to do: the run is at step {self.step} of {total}; a larger num_epochs or max_steps goes on",
+                stacklevel=4,
+            )
+
+    # ------------------------------------------------------------------ the loop
+
+    def _loop_in_thread(self) -> None:
+        try:
+            self._loop()
+        except BaseException:  # kept for the handle and shown by the panel; a thread has nobody to raise to
+            logger.debug("training thread ended", exc_info=True)
+
+    def _loop(self) -> None:
+        self._thread_id = threading.get_ident()
+        try:
+            with torch.enable_grad():
+                self._begin()
+                while self.step < self.total_steps and not self._stopping:
+                    self._train_epoch()
+                state = "finished" if self.step >= self.total_steps else "stopped"
+                self._end(state)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._let_go()
+
+    def _begin(self) -> None:
+        assert self._source is not None
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+            self._random_state = None
+        self.objective.train()
+        self._recorder.begin()
+        folder = self.run.path if self.run else None
+        self._journal("RunStarted", total_steps=self.total_steps, world_size=self.world_size, notes=self._source.notes)
+        self._saved_at = time.monotonic()
+        self.publish(events.RunStarted(self.step, self.epoch, self.total_steps, folder))
+
+    def _train_epoch(self) -> None:
+        assert self._source is not None
+        self.publish(events.EpochStarted(self.step, self.epoch))
+        batches = self._source.batches(self.epoch, self.batches_done)
+        before = self.batches_done
+        while self.step < self.total_steps:
+            self._between_steps()
+            if self._stopping:
+                return
+            window = list(islice(batches, self.config.accumulate))
+            if not window:
+                break
+            self._take_step(window)
+            if self.batches_done == self._source.batches_per_epoch:
+                break
+        else:
+            if self._source.batches_per_epoch is None or self.batches_done < self._source.batches_per_epoch:
+                return  # the last step came in the middle of an epoch
+        if self.batches_done == before == 0:
+            raise ValueError(f"the loader gave no batch in epoch {self.epoch}; it must be re-iterable and not empty")
+        self._end_epoch()
+
+    def _take_step(self, window: list[Any]) -> None:
+        assert self._train_step is not None
+        seed, drawn = self.config.seed, self._batches_drawn
+        draws = [Draw(seed, drawn + index, self.rank, self.world_size) for index in range(len(window))]
+        self.rates.apply(self.step)
+        result = self._train_step(
+            window, draws, ema_momentum=self.rates.ema_momentum(self.step), clip=self.rates.clip(self.step)
+        )
+        self._updating = True
+        self.last_batch = window[-1]
+        self._batches_drawn += len(window)
+        self.batches_done += len(window)
+        self.step += 1
+        self.rates.after_step()
+        self._updating = False
+        self._after_step(result)
+
+    def _after_step(self, result: StepResult) -> None:
+        self._recorder.add(result)
+        if self._step_sinks or self._bound[events.StepEnded]:
+            self.publish(events.StepEnded(self.step, self.epoch, result.loss, result.terms))
+        if self.step % self.config.log_every == 0 or self.step == 1:
+            self._recorder.log(result)
+            if self.run is not None and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                self._save(None)
+
+    def _end_epoch(self) -> None:
+        self.epoch += 1
+        self.batches_done = 0
+        self.rates.after_epoch()
+        metrics = {"loss": self._recorder.epoch_mean()}
+        due = self.epoch % self.config.eval_every == 0
+        if due and self._validation is not None:
+            metrics.update(self.evaluate())
+        self.publish(events.EpochEnded(self.step, self.epoch, metrics))
+        if metrics.get(self.monitor, float("inf")) < self._best:
+            self._best, self._improved = metrics[self.monitor], True
+        if self.run is not None and (self.epoch % self.config.checkpoint_every == 0 or self._improved):
+            self._save(None)
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and its terms over the validation data: `val_loss` and so on. Recorded at the present step."""
+        from jepa.trainer.eval import evaluate_objective
+
+        if self._validation is None:
+            raise ValueError("there is no validation data: pass val_loader= to create_trainer or train")
+        losses = evaluate_objective(self.objective, self._validation, self.device, self.rates.hyper, self.config.seed)
+        metrics = {f"val_{name}": value for name, value in losses.items()}
+        self._recorder.record(metrics)
+        self.publish(events.Evaluated(self.step, self.epoch, metrics))
+        return metrics
+
+    # ------------------------------------------------------------------ between steps
+
+    def _between_steps(self) -> None:
+        assert self._exchange is not None
+        if self._exchange.pending():
+            self._commands.apply(self._exchange.take())
+        if self._steps_allowed is not None:
+            self._spend_allowed_step()
+        while self._paused and not self._stopping:
+            self._commands.apply(self._exchange.wait(PAUSE_POLL_SECONDS))
+
+    def _spend_allowed_step(self) -> None:
+        assert self._steps_allowed is not None
+        if self._steps_allowed == 0:
+            self._steps_allowed = None
+            self.pause()
+        else:
+            self._steps_allowed -= 1
+
+    def pause(self) -> None:
+        """Hold before the next step (training thread; from elsewhere use the handle)."""
+        self._recorder.pause()
+        self._paused = True
+        self._set_state("paused")
+
+    def resume(self, steps: int | None = None) -> None:
+        """Go on, for `steps` updates or until the end (training thread)."""
+        self._recorder.resume()
+        self._paused, self._steps_allowed = False, None if steps is None else steps - 1
+        self._set_state("running")
+
+    def stop(self) -> None:
+        """End before the next step (training thread)."""
+        self._stopping = True
+        self._set_state("stopping")
+
+    def describe_batch(self, epoch: int, batch: int) -> str:
+        """Which samples a batch holds, for messages."""
+        assert self._source is not None
+        return self._source.describe(epoch, batch)
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self, state: str) -> None:
+        self._recorder.finish()
+        if self.run is not None and self._saved_step != self.step:
+            self._save(None)
+        self._journal("RunEnded", state=state)
+        self._set_state(state)
+        self.publish(events.RunEnded(self.step, self.epoch, state, self.last_checkpoint))
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        self._trace = "".join(traceback.format_exception(error))
+        self._rescue(error)
+        self._journal("RunFailed", error=f"{type(error).__name__}: {error}")
+        self._set_state("failed")
+        self.publish(events.RunFailed(self.step, self.epoch, error, self._trace))
+
+    def _rescue(self, error: BaseException) -> None:
+        """Keep the work done so far, unless the weights are bad or in the middle of an update."""
+        if self.run is None or self._updating or self._saved_step == self.step or self.step == 0:
+            return
+        if isinstance(error, NonFiniteLossError):
+            return
+        try:
+            self._save(None)
+        except Exception as second:
+            warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)
+
+    def _let_go(self) -> None:
+        _LIVE_TRAINERS.discard(self)
+        if self._exchange is not None and self.state != "failed":
+            self._exchange.close()
+        if self.run is not None:
+            self.run.close()
+        self._refuse_queued()
+        self.ended.set()
+
+    def _refuse_queued(self) -> None:
+        for ticket in self.control.drain():
+            ticket.refuse(self.step, RuntimeError(f"{ticket.command} came too late: the run is {self.state}"))
+
+    # ------------------------------------------------------------------ saying so
+
+    def publish(self, event: events.Event) -> None:
+        """Tell callbacks and sinks; a sink that raises is dropped with a warning, a callback that raises ends the run."""
+        for method in self._bound[type(event)]:
+            method(self, event)
+        for sink in self._step_sinks if type(event) is events.StepEnded else self._sinks:
+            try:
+                sink(event)
+            except Exception as error:
+                self.unsubscribe(sink)
+                warnings.warn(
+                    f"{sink!r} failed on {type(event).__name__} ({error!r}) and gets no more events", stacklevel=2
+                )
+
+    def _journal(self, event: str, **fields: Any) -> None:
+        if self.run is not None and self.rank == 0:
+            self.run.journal(event, self.step, **fields)
+
+    def journal_command(self, ticket: Ticket, result: Mapping[str, Any]) -> None:
+        """Write a command down, before it is applied."""
+        self._journal("CommandApplied", command=ticket.command.as_data(), source=ticket.source, result=dict(result))
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self.write_status()
+        self.publish(events.StateChanged(self.step, self.epoch, state))
+
+    def write_status(self) -> None:
+        """Renew `status.json`."""
+        if self.run is not None and self.rank == 0 and self.run.is_open:
+            self.run.write_status(asdict(self.status()))
+
+
+_LIVE_TRAINERS: weakref.WeakSet[JEPATrainer] = weakref.WeakSet()
+
+
+def take_over(trainer: JEPATrainer, timeout: float = 60.0) -> None:
+    """Stop, with a checkpoint, a live run of this process that trains the same model or writes the same folder."""
+    for other in list(_LIVE_TRAINERS):
+        same_model = not set(map(id, other.objective.parameters())).isdisjoint(map(id, trainer.objective.parameters()))
+        same_folder = trainer.run is not None and other.run is not None and trainer.run.path == other.run.path
+        if not (same_model or same_folder):
+            warnings.warn(
+                f"another run of this process is {other.state} at step {other.step} "
+                f"({other.run.path if other.run else 'no folder'}); the two will share the processor",
+                stacklevel=4,
+            )
+            continue
+        other.control.submit(Stop(), source="handle")
+        if not other.ended.wait(timeout):
+            raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")
+        what = "trained this model" if same_model else "wrote to the same run folder"
+        warnings.warn(
+            f"stopped the run that {what}, at step {other.step} (checkpoint: {other.last_checkpoint})", stacklevel=4
+        )
+
+
+def as_objective(model: JEPA | Objective, name: str) -> Objective:
+    """The objective itself, or the named one around a model."""
+    from jepa.objectives import get_objective
+
+    if isinstance(model, Objective):
+        return model
+    if not isinstance(model, JEPA):
+        raise TypeError(
+            f"expected a JEPA or an Objective, got {type(model).__name__}; build JEPA(encoder=..., predictor=...)"
+        )
+    return get_objective(name)(model)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, if it updates some of the objective's parameters and nothing else."""
+    own = {id(parameter) for parameter in objective.parameters()}
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    strangers = sum(id(parameter) not in own for parameter in given)
+    if strangers or not given:
+        raise ValueError(
+            f"the optimizer holds {strangers} of {len(given)} parameters that are not the model's; "
+            "build it from model.parameters() of the same model"
+        )
+    return optimizer
+
+
+def as_sinks(logger: Any) -> list[Sink]:
+    """None, one sink or several, as a list."""
+    if logger is None:
+        return []
+    return list(logger) if isinstance(logger, list | tuple) else [logger]
+
+
+def bind_callbacks(callbacks: Sequence[Callback]) -> dict[type[events.Event], list[Callable[..., None]]]:
+    """Event type to the bound methods to call, looked up once."""
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks must derive from Callback, got {type(callback).__name__}")
+    return {
+        event: [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]
+        for name, event in EVENT_METHODS.items()
+    }
+
+
+def plan_steps(batches_per_epoch: int | None, accumulate: int, num_epochs: int | None, max_steps: int | None) -> int:
+    """The true number of optimizer updates: `ceil(batches / accumulate)` an epoch, at most `max_steps`."""
+    for name, value in (("num_epochs", num_epochs), ("max_steps", max_steps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    if num_epochs is None:
+        if max_steps is None:
+            raise ValueError("say how long to train: num_epochs=... or max_steps=...")
+        return max_steps
+    if batches_per_epoch is None:
+        raise ValueError("the loader has no length, so epochs cannot be planned: pass max_steps=... instead")
+    steps = num_epochs * -(-batches_per_epoch // accumulate)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)
