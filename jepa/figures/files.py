@@ -1,0 +1,142 @@
+"""Figures as files. PNGs are drawn by matplotlib from the same plotly figure, so that no browser is needed."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from jepa.files import atomic_path
+
+DPI = 100
+MARKERS = {"circle": "o", "diamond": "D", "x": "x", "triangle-up": "^"}
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a plotly figure as `.html` (opens offline), `.png`, or `.json`.
+
+    Raises:
+        ValueError: Another suffix.
+    """
+    path = Path(path)
+    writers = {
+        ".html": lambda: figure.to_html(include_plotlyjs=True).encode(),
+        ".png": lambda: to_png(figure),
+        ".json": lambda: figure.to_json().encode(),
+    }
+    if path.suffix not in writers:
+        raise ValueError(f"a figure is written as .html, .png or .json, got {path.name!r}")
+    content = writers[path.suffix]()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def to_png(figure: Any, *, width: int | None = None, height: int | None = None) -> bytes:
+    """Draw a figure of this package as a PNG.
+
+    Args:
+        figure: A plotly figure of scatter, bar, heatmap and image traces, with or without subplots.
+        width: In pixels; the figure's own by default.
+        height: In pixels; the figure's own by default.
+
+    Raises:
+        ValueError: The figure holds a trace of another type.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layout = figure.layout
+    size = (width or layout.width or 960) / DPI, (height or layout.height or 440) / DPI
+    canvas = Figure(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(canvas)
+    if layout.title.text:
+        canvas.suptitle(layout.title.text, x=0.02, ha="left", fontsize=11)
+    panels = _panels(figure, canvas)
+    for trace in figure.data:
+        _draw(trace, panels[trace.xaxis or "x"])
+    for name, axes in panels.items():
+        _label(figure, name, axes)
+    target = io.BytesIO()
+    canvas.savefig(target, format="png")
+    return target.getvalue()
+
+
+def _panels(figure: Any, canvas: Any) -> dict[str, Any]:
+    """One matplotlib axes for each plotly x axis, in the grid that the domains describe."""
+    names = sorted({trace.xaxis or "x" for trace in figure.data}, key=lambda name: int(name[1:] or 1))
+    domains = {}
+    for name in names:
+        suffix = name[1:]
+        x, y = figure.layout[f"xaxis{suffix}"].domain, figure.layout[f"yaxis{suffix}"].domain
+        domains[name] = (x or (0, 1))[0], (y or (0, 1))[0]
+    columns = sorted({round(left, 4) for left, _ in domains.values()})
+    rows = sorted({round(bottom, 4) for _, bottom in domains.values()}, reverse=True)
+    grid = canvas.add_gridspec(len(rows), len(columns))
+    return {
+        name: canvas.add_subplot(grid[rows.index(round(bottom, 4)), columns.index(round(left, 4))])
+        for name, (left, bottom) in domains.items()
+    }
+
+
+def _draw(trace: Any, axes: Any) -> None:
+    if trace.type == "scatter":
+        _draw_scatter(trace, axes)
+    elif trace.type == "bar":
+        bars = axes.bar(list(trace.x), list(trace.y), color=trace.marker.color)
+        if trace.text is not None:
+            axes.bar_label(bars, labels=list(trace.text), padding=2)
+    elif trace.type == "heatmap":
+        colours = "RdBu" if trace.zmid == 0 else "viridis"
+        limit = max((abs(value) for row in trace.z for value in row), default=1) if trace.zmid == 0 else None
+        low, high = (-limit, limit) if limit is not None else (trace.zmin, trace.zmax)
+        picture = axes.imshow(trace.z, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        if trace.showscale:
+            axes.figure.colorbar(picture, ax=axes)
+    elif trace.type == "image":
+        axes.imshow(trace.z)
+    else:
+        raise ValueError(f"cannot draw a {trace.type!r} trace as PNG; known: scatter, bar, heatmap, image")
+
+
+def _draw_scatter(trace: Any, axes: Any) -> None:
+    if "lines" in (trace.mode or "lines"):
+        marker = "o" if "markers" in (trace.mode or "") else None
+        style = {"dot": ":", "dash": "--"}.get(trace.line.dash, "-")
+        label = trace.name if trace.showlegend is not False else None
+        axes.plot(trace.x, trace.y, style, color=trace.line.color, lw=1.3, marker=marker, ms=3, label=label)
+    else:
+        axes.scatter(
+            trace.x,
+            trace.y,
+            s=(trace.marker.size or 5) ** 2 * 0.6,
+            c=trace.marker.color,
+            alpha=trace.marker.opacity,
+            marker=MARKERS.get(trace.marker.symbol or "circle", "o"),
+            label=trace.name if trace.showlegend is not False else None,
+            linewidths=0.8 if trace.marker.symbol == "x" else 0,
+        )
+
+
+def _label(figure: Any, name: str, axes: Any) -> None:
+    suffix = name[1:]
+    x, y = figure.layout[f"xaxis{suffix}"], figure.layout[f"yaxis{suffix}"]
+    axes.set_xlabel(x.title.text or "", fontsize=9)
+    axes.set_ylabel(y.title.text or "", fontsize=9)
+    axes.tick_params(labelsize=8)
+    if y.range is not None:
+        axes.set_ylim(*y.range)
+    if x.showticklabels is False:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    else:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    titles = [note.text for note in figure.layout.annotations]
+    position = int(suffix or 1) - 1
+    if position < len(titles):
+        axes.set_title(titles[position], fontsize=10)
+    handles, _ = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        axes.legend(fontsize=7, frameon=False, loc="best")
