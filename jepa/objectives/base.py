@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -92,6 +92,7 @@ class Objective(nn.Module, ABC):
 
     Args:
         model: The model to train.
+        **weights: Other values for the declared hyper-parameters to begin with.
 
     Class attributes:
         name: The name `create_trainer(objective=...)` knows it by.
@@ -103,10 +104,20 @@ class Objective(nn.Module, ABC):
     name: ClassVar[str]
     layout: ClassVar[str]
     targets: ClassVar[tuple[str, ...]] = ("ema",)
-    hyper_parameters: ClassVar[dict[str, HyperParameter]] = {}
+    hyper_parameters: dict[str, HyperParameter] = {}
 
-    def __init__(self, model: JEPA) -> None:
+    def __init__(self, model: JEPA, **weights: float) -> None:
         super().__init__()
+        unknown = set(weights) - set(self.hyper_parameters)
+        if unknown:
+            raise TypeError(
+                f"objective {self.name!r} has no {', '.join(sorted(unknown))}; "
+                f"it declares {', '.join(self.hyper_parameters) or 'no hyper-parameters'}"
+            )
+        self.hyper_parameters = {
+            name: replace(spec, default=spec.check(name, weights.get(name, spec.default)))
+            for name, spec in self.hyper_parameters.items()
+        }
         if model.target.kind not in self.targets:
             raise ValueError(
                 f"objective {self.name!r} trains with target {' or '.join(map(repr, self.targets))}, "
@@ -133,7 +144,7 @@ class Objective(nn.Module, ABC):
 
     def config(self) -> dict[str, Any]:
         """JSON-serializable constructor arguments besides the model, as a checkpoint keeps them."""
-        return {}
+        return {name: spec.default for name, spec in self.hyper_parameters.items()}
 
     @classmethod
     @abstractmethod

@@ -22,6 +22,7 @@ class StatePair(Objective):
 
     Args:
         model: Its encoder takes one state, its predictor maps embeddings to embeddings.
+        **weights: `variance_weight` and `covariance_weight`.
     """
 
     name = "state_pair"

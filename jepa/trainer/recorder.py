@@ -41,6 +41,7 @@ class Recorder:
         self._status_at = 0.0
         self._diagnosed = 0.0
         self._trained = 0.0
+        self._largest_batch = 0
         self.steps_per_second = 0.0
 
     def begin(self) -> None:
@@ -135,11 +136,12 @@ class Recorder:
 
     def _diagnose(self, result: StepResult) -> dict[str, float]:
         """Embedding statistics on rank 0, as long as they stay within their share of the training time."""
-        trainer = self._trainer
-        if trainer.rank != 0 or self._diagnosed > trainer.config.diagnostics_budget * self._trained:
-            return {}
+        trainer, embedding = self._trainer, result.embedding
+        self._largest_batch = max(self._largest_batch, len(embedding))
+        too_soon = self._diagnosed > trainer.config.diagnostics_budget * self._trained
+        if trainer.rank != 0 or too_soon or len(embedding) < self._largest_batch:
+            return {}  # an epoch's last, smaller batch would look like a collapse
         start = time.perf_counter()
-        embedding = result.embedding
         values = {
             "embedding_std": float(embedding_std(embedding)),
             "effective_rank": float(effective_rank(embedding)),
