@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -111,11 +112,13 @@ class TrainStep:
 def wrap_distributed(objective: Objective, device: torch.device) -> DistributedDataParallel:
     """Wrap for gradient averaging; buffers are kept equal only if the model has any that it saves."""
     has_buffers = any(name in objective.state_dict(keep_vars=True) for name, _ in objective.named_buffers())
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
     return DistributedDataParallel(
         objective,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=has_buffers,
         gradient_as_bucket_view=True,
+        **{option: has_buffers},
     )
 
 

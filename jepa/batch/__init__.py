@@ -1,0 +1,14 @@
+"""Notebooks as batch runs: parameters, one worker a rank, results in a run folder."""
+
+from jepa.batch.launch import BatchResult, run_notebook, summary
+from jepa.batch.parameters import Parameter, ParameterError, check_parameters, read_parameters
+
+__all__ = [
+    "BatchResult",
+    "Parameter",
+    "ParameterError",
+    "check_parameters",
+    "read_parameters",
+    "run_notebook",
+    "summary",
+]

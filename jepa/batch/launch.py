@@ -1,0 +1,237 @@
+"""Run a notebook with parameters, on one or several processes, into a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jepa.batch.parameters import check_parameters, read_parameters
+from jepa.batch.processes import die_with_parent
+from jepa.files import read_lines, write_text
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 40.0
+EXIT_STOPPED = (143, 130, -signal.SIGTERM, -signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """How a batch run ended.
+
+    Attributes:
+        folder: The run folder.
+        status: `finished`, `failed`, `stopped`, or `skipped` (it had finished before).
+        seconds: How long it took.
+        error: The true cause of a failure: rank, cell and error.
+    """
+
+    folder: Path
+    status: str
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a run that is finished, 143 for one that was stopped, 1 for one that failed."""
+        return {"finished": 0, "skipped": 0, "stopped": 143}.get(self.status, 1)
+
+
+def run_notebook(
+    notebook: str | os.PathLike[str],
+    parameters: Mapping[str, Any] | Sequence[tuple[str, str]] = (),
+    *,
+    name: str | None = None,
+    runs_dir: str | os.PathLike[str] = "runs",
+    nproc_per_node: int = 1,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> BatchResult:
+    """Execute a notebook headless; the first unnamed trainer in it writes into the run folder.
+
+    Args:
+        notebook: A file with a cell tagged `parameters`.
+        parameters: Values for that cell; checked before anything starts.
+        name: Of the run folder; made from the notebook's name and the time by default. The same name again
+            continues an unfinished run and skips a finished one.
+        runs_dir: Where run folders are.
+        nproc_per_node: Processes; more than one are started by torchrun.
+        force: Run again what has finished.
+        say: Gets lines on the progress.
+
+    Raises:
+        FileNotFoundError: There is no such notebook.
+        ValueError: A parameter is unknown or of the wrong type, or the name belongs to a run with others.
+    """
+    values = check_parameters(parameters, read_parameters(notebook))
+    if nproc_per_node < 1:
+        raise ValueError(f"nproc_per_node must be at least 1, got {nproc_per_node}")
+    path = Path(notebook).absolute()
+    name = name or f"{path.stem}-{datetime.now():%Y-%m-%d_%H%M%S}"
+    folder = (Path(runs_dir) / name).absolute()
+    request = {"notebook": str(path), "parameters": values, "nproc_per_node": nproc_per_node}
+    if _was_finished(folder, request) and not force:
+        say(f"{folder} is finished already; pass --force to run it again")
+        return BatchResult(folder, "skipped")
+    return _launch(folder, request, say)
+
+
+def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very run, finished; another run's folder is an error."""
+    try:
+        found = json.loads((folder / "batch.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    wanted, had = request["parameters"], found["parameters"]
+    changed = [key for key in {**had, **wanted} if had.get(key) != wanted.get(key)]
+    differences = [f"{key}: was {had.get(key, 'its default')!r}, now {wanted.get(key, 'its default')!r}" for key in changed]
+    if Path(found["notebook"]).name != Path(request["notebook"]).name:
+        differences.append(f"notebook: was {found['notebook']}, now {request['notebook']}")
+    if differences:
+        raise ValueError(f"{folder} belongs to another run ({'; '.join(differences)}); choose another --name")
+    return found["status"] == "finished"
+
+
+def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -> BatchResult:
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in (*logs.glob("rank-*.error.json"), logs / "progress.json"):
+        old.unlink(missing_ok=True)
+    _write_state(folder, request, status="running", started=time.time())
+    start = time.monotonic()
+    with (logs / "launcher.log").open("ab") as log:
+        process = subprocess.Popen(
+            _command(folder, request["nproc_per_node"]),
+            env=_environment(folder, request["nproc_per_node"]),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_gently if sys.platform == "linux" else None,  # noqa: PLW1509 (no threads here)
+        )
+        interrupted = _watch(process, folder, say)
+    seconds = time.monotonic() - start
+    status, error = _outcome(folder, process.returncode, interrupted)
+    _write_state(folder, request, status=status, seconds=seconds, returncode=process.returncode, error=error)
+    return BatchResult(folder, status, seconds, error)
+
+
+def _die_gently() -> None:
+    die_with_parent(signal.SIGTERM)
+
+
+def _command(folder: Path, processes: int) -> list[str]:
+    worker = ["-m", "jepa.batch.worker", str(folder)]
+    if processes == 1:
+        return [sys.executable, *worker]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *worker]
+
+
+def _environment(folder: Path, processes: int) -> dict[str, str]:
+    environment = {**os.environ, "JEPA_RUN": str(folder), "JEPA_FRONT_END": "0"}
+    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+    environment.pop("JPY_SESSION_NAME", None)
+    return environment
+
+
+def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], None]) -> bool:
+    """Wait for the end and report what changes; an interrupt asks the job to stop. Returns whether it came to that."""
+    interrupted, deadline, last = False, float("inf"), ""
+    previous = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while process.poll() is None:
+            try:
+                line = _progress(folder)
+                if line and line != last:
+                    say(line)
+                    last = line
+                time.sleep(POLL_SECONDS)
+                if time.monotonic() > deadline:
+                    process.kill()
+            except KeyboardInterrupt:
+                say("stopping: the run ends with a checkpoint, the same command goes on from there")
+                interrupted, deadline = True, time.monotonic() + GRACE_SECONDS
+                process.send_signal(signal.SIGTERM)
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, previous)
+    return interrupted
+
+
+def _progress(folder: Path) -> str:
+    try:
+        cells = json.loads((folder / "logs" / "progress.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return ""
+    line = f"cell {cells['cell']} of {cells['cells']}"
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        if status["state"] == "running":
+            left = status["seconds_left"]
+            line += f"  step {status['step']} of {status['total_steps']}"
+            line += f"  {status['steps_per_second']:.3g} steps/s" if status["steps_per_second"] else ""
+            line += f"  about {left:.0f} s left" if left else ""
+    return line
+
+
+def _outcome(folder: Path, code: int, interrupted: bool) -> tuple[str, str | None]:
+    """Status and true cause, from exit code and error files: torchrun's own code does not tell them apart."""
+    errors = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("logs/rank-*.error.json"))]
+    if code == 0 and not errors:
+        return "finished", None
+    if interrupted or (code in EXIT_STOPPED and not errors):
+        return "stopped", None
+    causes = [error for error in errors if not _is_consequence(error)] or errors
+    if not causes:
+        tail = (folder / "logs" / "launcher.log").read_text(errors="replace").strip().splitlines()[-3:]
+        return "failed", f"exit code {code}: {' | '.join(tail) or 'no output'}"
+    cause = causes[0]
+    where = f"rank {cause['rank']}" + (f", cell {cause['cell']}" if cause["cell"] is not None else "")
+    return "failed", f"{where}: {cause['error']}"
+
+
+def _is_consequence(error: Mapping[str, Any]) -> bool:
+    """Whether a rank failed only because another one had gone."""
+    return any(sign in error["error"] for sign in ("Connection closed by peer", "Connection reset", "DistBackendError"))
+
+
+def _write_state(folder: Path, request: Mapping[str, Any], **state: Any) -> None:
+    write_text(folder / "batch.json", json.dumps({**request, **state}, indent=2) + "\n")
+
+
+def summary(result: BatchResult) -> list[str]:
+    """Where everything is, as lines to print."""
+    folder = result.folder
+    lines = [f"{result.status} in {result.seconds:.0f} s" if result.seconds else result.status]
+    if result.error:
+        lines.append(f"cause       {result.error}")
+    places = {
+        "notebook": folder / "notebook.ipynb",
+        "picture": folder / "figures" / "curves.png",
+        "metrics": folder / "metrics" / "train.jsonl",
+        "logs": folder / "logs",
+    }
+    checkpoints = sorted(folder.glob("checkpoints/step-*.pt"))
+    if checkpoints:
+        places["checkpoint"] = checkpoints[-1]
+    lines += [f"{name:<12}{_short(path)}" for name, path in places.items() if path.exists()]
+    records = read_lines(folder / "metrics" / "train.jsonl")
+    last = {key: value for record in records for key, value in record.items()}
+    shown = [f"{key} {last[key]:.4g}" for key in ("loss", "val_loss", "effective_rank") if key in last]
+    if shown:
+        lines.append(f"at step {last['step']}: {', '.join(shown)}")
+    return lines
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

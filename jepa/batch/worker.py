@@ -1,0 +1,121 @@
+"""One rank of a batch run: executes the notebook in a kernel of its own. `python -m jepa.batch.worker RUN_FOLDER`.
+
+Rank 0 keeps the executed notebook, written atomically after each cell; every rank writes what its cells print to
+`logs/rank-<r>.log` and the true cause of a failure to `logs/rank-<r>.error.json`. The worker dies with its parent, the
+kernel with the worker. SIGTERM is passed on to the kernel as an interrupt, so training ends with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from jepa.batch.processes import die_with_parent
+from jepa.files import write_text
+
+ATOMIC = "atomic://"
+EXIT_STOPPED = 143
+
+
+def main(folder: str) -> int:
+    """Execute the notebook of the run folder `folder`; returns the exit code."""
+    die_with_parent(signal.SIGKILL)
+    run = Path(folder)
+    rank = int(os.environ.get("RANK", "0"))
+    request = json.loads((run / "batch.json").read_text(encoding="utf-8"))
+    error_file = run / "logs" / f"rank-{rank}.error.json"
+    stopped: list[int] = []
+    try:
+        with (run / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8", buffering=1) as log:
+            _execute(request, run, rank, log, stopped)
+    except BaseException as error:
+        if stopped:
+            return EXIT_STOPPED
+        write_text(error_file, json.dumps(describe_error(error, rank)))
+        return 1
+    return 0
+
+
+def describe_error(error: BaseException, rank: int) -> dict[str, Any]:
+    """What went wrong, in plain values: rank, cell, error, traceback."""
+    from papermill.exceptions import PapermillExecutionError
+
+    if isinstance(error, PapermillExecutionError):
+        lines = [str(line) for line in error.traceback]
+        return {"rank": rank, "cell": error.cell_index, "error": f"{error.ename}: {error.evalue}", "traceback": lines}
+    name = type(error).__name__
+    text = "the kernel died (killed, or out of memory)" if name == "DeadKernelError" else str(error)
+    return {"rank": rank, "cell": None, "error": f"{name}: {text}", "traceback": traceback.format_exception(error)}
+
+
+def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: list[int]) -> None:
+    import papermill
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.iorw import papermill_io
+
+    class Client(PapermillNotebookClient):
+        """A notebook client that passes a termination on to its kernel as an interrupt."""
+
+        def papermill_execute_cells(self) -> None:
+            def interrupt(number: int, frame: Any) -> None:
+                stopped.append(number)
+                pid = getattr(getattr(self.km, "provisioner", None), "pid", None)
+                if pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGINT)
+
+            signal.signal(signal.SIGTERM, interrupt)
+            signal.signal(signal.SIGINT, interrupt)
+            super().papermill_execute_cells()
+
+        def execute_cell(self, cell: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+            if rank == 0:
+                progress = {"cell": index + 1, "cells": len(self.nb.cells)}
+                write_text(run / "logs" / "progress.json", json.dumps(progress), durable=False)
+            return super().execute_cell(cell, index, *args, **kwargs)
+
+    class Engine(NBClientEngine):
+        """Papermill's own engine with that client."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+            names = ("store_widget_state", "record_timing")
+            options = {name: kwargs[name] for name in names if name in kwargs}
+            client = Client(
+                nb_man, log_output=True, stdout_file=log, stderr_file=log, kernel_name=kernel_name, timeout=None, **options
+            )
+            return client.execute()
+
+    papermill_engines.register("jepa", Engine)
+    papermill_io.register(ATOMIC, AtomicWriter())
+    papermill.execute_notebook(
+        request["notebook"],
+        f"{ATOMIC}{run / 'notebook.ipynb'}" if rank == 0 else None,
+        parameters=request["parameters"],
+        engine_name="jepa",
+        progress_bar=False,
+        store_widget_state=False,
+    )
+
+
+class AtomicWriter:
+    """Lets papermill write a notebook so that a reader never sees a part of it."""
+
+    def write(self, content: str, path: str) -> None:
+        """Replace the file."""
+        write_text(path.removeprefix(ATOMIC), content, durable=False)
+
+    def pretty_path(self, path: str) -> str:
+        """The path without our prefix."""
+        return path.removeprefix(ATOMIC)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
