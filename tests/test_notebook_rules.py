@@ -16,7 +16,17 @@ ROOT = Path(__file__).parents[1]
 
 def check(notebook: Path, *cells: str) -> subprocess.CompletedProcess[str]:
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells]), notebook)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.notebook_rules", "-p", "no:cacheprovider", "-p", "no:warnings"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.notebook_rules",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:warnings",
+    ]
     command += ["--nbval-lax", "--nbval-cell-timeout=100", "--nbval-current-env", "-rs", str(notebook)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 

@@ -93,7 +93,9 @@ def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
         return False
     wanted, had = request["parameters"], found["parameters"]
     changed = [key for key in {**had, **wanted} if had.get(key) != wanted.get(key)]
-    differences = [f"{key}: was {had.get(key, 'its default')!r}, now {wanted.get(key, 'its default')!r}" for key in changed]
+    differences = [
+        f"{key}: was {had.get(key, 'its default')!r}, now {wanted.get(key, 'its default')!r}" for key in changed
+    ]
     if Path(found["notebook"]).name != Path(request["notebook"]).name:
         differences.append(f"notebook: was {found['notebook']}, now {request['notebook']}")
     if differences:
@@ -115,7 +117,7 @@ def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=_die_gently if sys.platform == "linux" else None,  # noqa: PLW1509 (no threads here)
+            preexec_fn=_die_gently if sys.platform == "linux" else None,
         )
         interrupted = _watch(process, folder, say)
     seconds = time.monotonic() - start

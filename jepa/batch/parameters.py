@@ -120,7 +120,13 @@ def check_parameters(
 
 
 def _kind(default: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "a plain literal"}
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        type(None): "a plain literal",
+    }
     return names.get(type(default), f"a {type(default).__name__}")
 
 

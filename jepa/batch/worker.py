@@ -89,7 +89,13 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
             names = ("store_widget_state", "record_timing")
             options = {name: kwargs[name] for name in names if name in kwargs}
             client = Client(
-                nb_man, log_output=True, stdout_file=log, stderr_file=log, kernel_name=kernel_name, timeout=None, **options
+                nb_man,
+                log_output=True,
+                stdout_file=log,
+                stderr_file=log,
+                kernel_name=kernel_name,
+                timeout=None,
+                **options,
             )
             return client.execute()
 

@@ -14,7 +14,9 @@ from jepa.trainer import JEPAEvaluator
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--checkpoint", required=True, help="file that a trainer wrote")
-    parser.add_argument("--data", required=True, help="digits (its test part), pendulum, a .npy file or a folder of images")
+    parser.add_argument(
+        "--data", required=True, help="digits (its test part), pendulum, a .npy file or a folder of images"
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; the best by default")
 

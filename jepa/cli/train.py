@@ -12,7 +12,7 @@ from jepa.trainer import create_trainer
 
 
 def flag(text: str) -> bool:
-    """true or false, as in YAML."""
+    """True or false, as in YAML."""
     if text.lower() in ("true", "yes", "1"):
         return True
     if text.lower() in ("false", "no", "0"):

@@ -85,7 +85,12 @@ PENDULUM = RunConfig(
 )
 DIGITS = RunConfig(
     objective="ijepa",
-    objective_options={"num_targets": 2, "target_scale": [0.15, 0.25], "variance_weight": 1.0, "covariance_weight": 0.04},
+    objective_options={
+        "num_targets": 2,
+        "target_scale": [0.15, 0.25],
+        "variance_weight": 1.0,
+        "covariance_weight": 0.04,
+    },
     num_epochs=30,
     model=ModelConfig(
         encoder={

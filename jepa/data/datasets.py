@@ -17,7 +17,9 @@ from jepa.data.memory import MemoryLoader
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
-def digits(split: Literal["train", "test", "all"] = "all", *, test_fraction: float = 0.25, seed: int = 0) -> TensorDataset:
+def digits(
+    split: Literal["train", "test", "all"] = "all", *, test_fraction: float = 0.25, seed: int = 0
+) -> TensorDataset:
     """scikit-learn's 1,797 handwritten digits, without a download.
 
     Args:

@@ -28,7 +28,9 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     """
     for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
-            raise ValueError(f"{name}: expected features (N, D) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}")
+            raise ValueError(
+                f"{name}: expected features (N, D) and labels (N,), got {tuple(x.shape)}, {tuple(y.shape)}"
+            )
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} features hold NaN or infinity; look at the model before probing it")
     classes = int(max(train_y.max(), test_y.max())) + 1

@@ -62,7 +62,10 @@ def probe_figure(scores: Mapping[str, Sequence[float] | float], *, label: str = 
     """
     import plotly.graph_objects as go
 
-    rows = {name: [float(s) for s in ([score] if isinstance(score, int | float) else score)] for name, score in scores.items()}
+    rows = {
+        name: [float(s) for s in ([score] if isinstance(score, int | float) else score)]
+        for name, score in scores.items()
+    }
     means = {name: sum(values) / len(values) for name, values in rows.items()}
     figure = go.Figure()
     figure.add_bar(

@@ -42,7 +42,14 @@ def history_figure(history: Any, *, title: str | None = None, points: int = 1000
 
 
 def _add_curve(
-    figure: Any, records: Sequence[Mapping[str, float]], metric: str, panel: int, run: str, number: int, runs: int, points: int
+    figure: Any,
+    records: Sequence[Mapping[str, float]],
+    metric: str,
+    panel: int,
+    run: str,
+    number: int,
+    runs: int,
+    points: int,
 ) -> None:
     curve = [(int(record["step"]), float(record[metric])) for record in records if metric in record]
     if not curve:

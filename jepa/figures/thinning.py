@@ -63,7 +63,9 @@ class MinMaxCurve:
         steps: list[int] = []
         values: list[float] = []
         for low_step, low, high_step, high in self._buckets.values():
-            pair = [(low_step, low), (high_step, high)] if low_step < high_step else [(high_step, high), (low_step, low)]
+            pair = (
+                [(low_step, low), (high_step, high)] if low_step < high_step else [(high_step, high), (low_step, low)]
+            )
             for step, value in pair if low_step != high_step else pair[:1]:
                 steps.append(step)
                 values.append(value)

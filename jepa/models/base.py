@@ -113,7 +113,9 @@ class BaseModel(nn.Module):
                 f"{folder} was saved with modules of your own; build and pass them: "
                 f"{cls.__name__}.from_pretrained(path, {', '.join(f'{key}=...' for key in missing)})"
             )
-        built = {key: build(value) if isinstance(value, Mapping) else _as_tuple(value) for key, value in arguments.items()}
+        built = {
+            key: build(value) if isinstance(value, Mapping) else _as_tuple(value) for key, value in arguments.items()
+        }
         model = cls(**built)
         load_weights(model, folder / WEIGHTS)
         return model

@@ -93,7 +93,9 @@ class JEPA(BaseModel):
         blocks = target_mask if target_mask.ndim == 3 else target_mask.unsqueeze(1)
         count, length = blocks.shape[1:]
         prediction = self.predictor(
-            embedding.repeat_interleave(count, dim=0), context_mask.repeat_interleave(count, dim=0), blocks.flatten(0, 1)
+            embedding.repeat_interleave(count, dim=0),
+            context_mask.repeat_interleave(count, dim=0),
+            blocks.flatten(0, 1),
         )
         wanted = gather_tokens(self.target(target), blocks.flatten(1))
         shape = (*target_mask.shape, embedding.shape[-1])

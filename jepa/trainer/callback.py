@@ -17,9 +17,7 @@ def _method_name(event: type[events.Event]) -> str:
     return "on_" + re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
 
 
-EVENT_METHODS: dict[str, type[events.Event]] = {
-    _method_name(event): event for event in events.Event.__subclasses__()
-}
+EVENT_METHODS: dict[str, type[events.Event]] = {_method_name(event): event for event in events.Event.__subclasses__()}
 
 
 class Callback:

@@ -144,7 +144,8 @@ class JEPAEvaluator:
         """
         source = as_source(loader, seed=self.seed, rank=distributed.rank(), world_size=distributed.world_size())
         hyper = {
-            name: torch.tensor(spec.default, device=self.device) for name, spec in self.objective.hyper_parameters.items()
+            name: torch.tensor(spec.default, device=self.device)
+            for name, spec in self.objective.hyper_parameters.items()
         }
         kept: list[Tensor] = []
         metrics = evaluate_objective(self.objective, source, self.device, hyper, self.seed, embeddings=kept)

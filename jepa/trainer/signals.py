@@ -21,7 +21,7 @@ class StopOnSignal:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._previous: dict[int, signal.Handlers | int | None | object] = {}
+        self._previous: dict[int, signal.Handlers | int | object | None] = {}
         self.received: int | None = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
 """The training loop, and what can be asked of it from outside.
 
-    train / start -> _prepare -> _loop -> _train_epoch -> _train_step
-                                            |  between steps: commands, checkpoints
-                                            +- after steps: records, events to callbacks and sinks
+train / start -> _prepare -> _loop -> _train_epoch -> _train_step
+                                        |  between steps: commands, checkpoints
+                                        +- after steps: records, events to callbacks and sinks
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jepa import distributed
 from jepa.config.schema import TrainerConfig
@@ -42,9 +42,9 @@ from jepa.trainer.control import Command, Control, SaveCheckpoint, Stop, Ticket
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
 from jepa.trainer.ranks import CommandExchange, command_exchange, on_rank_zero
+from jepa.trainer.rates import Rates
 from jepa.trainer.recorder import NonFiniteLossError, Recorder
 from jepa.trainer.run import RunFolder
-from jepa.trainer.rates import Rates
 from jepa.trainer.signals import StopOnSignal
 from jepa.trainer.step import StepResult, TrainStep
 
@@ -475,12 +475,14 @@ class JEPATrainer:
         """What makes this run this run, as plain values: a continued run must agree with it."""
         cosmetic = {"progress", "log_every", "keep_checkpoints", "diagnostics_budget"}
         config = {key: value for key, value in asdict(self.config).items() if key not in cosmetic}
-        return _plain({
-            "objective": {"name": self.objective.name, **self.objective.config()},
-            "architecture": self.model.config() or repr(self.model),
-            "optimizer": type(self.optimizer).__name__,
-            "training": config,
-        })
+        return _plain(
+            {
+                "objective": {"name": self.objective.name, **self.objective.config()},
+                "architecture": self.model.config() or repr(self.model),
+                "optimizer": type(self.optimizer).__name__,
+                "training": config,
+            }
+        )
 
     def _plan(self, source: BatchSource, validation: BatchSource | None, total: int) -> None:
         self._source, self._validation = source, validation

@@ -38,7 +38,9 @@ class ControlPanel(VBox):
             "resume": self._button("Resume", "forward", "Go on after a pause", lambda: control.Resume()),
             "step": self._button("Step", "step-forward", "Do one step and pause", lambda: control.Step(1)),
             "stop": self._button("Stop", "stop", "End with a checkpoint", lambda: control.Stop()),
-            "checkpoint": self._button("Checkpoint", "save", "Write a checkpoint now", lambda: control.SaveCheckpoint()),
+            "checkpoint": self._button(
+                "Checkpoint", "save", "Write a checkpoint now", lambda: control.SaveCheckpoint()
+            ),
             "inspect": self._button("Inspect", "search", "Look at the last batch", self._inspect),
         }
         rate = trainer.status().learning_rate
@@ -144,7 +146,9 @@ def _sentence(event: events.CommandApplied) -> str:
         return f"{name} refused at step {event.step}: {event.error}"
     if name == "Set":
         result = event.result
-        return f"{result['name']} {result['old']:.4g} to {result['new']:.4g} ({result['mode']}) from step {event.step + 1}"
+        return (
+            f"{result['name']} {result['old']:.4g} to {result['new']:.4g} ({result['mode']}) from step {event.step + 1}"
+        )
     if name == "SaveCheckpoint":
         return f"checkpoint of step {event.step} written: {event.result['path']}"
     return f"{name} took effect after step {event.step}"
