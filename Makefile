@@ -25,8 +25,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## train the quickstart headless into runs/demo
-	@$(BIN)/python -m jepa.cli batch notebooks/00_quickstart.ipynb --name demo
+demo: $(READY)  ## train the quickstart headless into runs/
+	@$(BIN)/python -m jepa.cli batch notebooks/00_quickstart.ipynb
 
 lab: $(READY)  ## open JupyterLab on the quickstart
 	@$(BIN)/jupyter lab notebooks/00_quickstart.ipynb

@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
         yield temporary
         if durable:
             _fsync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         if durable:
             _fsync(path.parent)
     finally:

@@ -158,9 +158,12 @@ def test_importing_the_library_imports_no_front_end_and_no_plotting() -> None:
 def test_importing_the_library_says_nothing_and_changes_no_global_state() -> None:
     found = run_python(
         "import logging, random, torch\n"
-        "before = torch.get_rng_state(), random.getstate(), torch.get_num_threads(), len(logging.getLogger().handlers)\n"
+        "def state():\n"
+        "    handlers = len(logging.getLogger().handlers)\n"
+        "    return torch.get_rng_state(), random.getstate(), torch.get_num_threads(), handlers\n"
+        "before = state()\n"
         "import jepa\n"
-        "after = torch.get_rng_state(), random.getstate(), torch.get_num_threads(), len(logging.getLogger().handlers)\n"
+        "after = state()\n"
         "assert torch.equal(before[0], after[0]) and before[1:] == after[1:], 'global state changed'\n"
     )
     assert found == ""

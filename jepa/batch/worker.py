@@ -85,7 +85,7 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
         """Papermill's own engine with that client."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *args: Any, **kwargs: Any) -> Any:
             names = ("store_widget_state", "record_timing")
             options = {name: kwargs[name] for name in names if name in kwargs}
             client = Client(

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from jepa.config import DataConfig, RunConfig
 from jepa.data import digits, load_data, make_loader, pendulum_pairs
 from jepa.models import JEPA, build
-from jepa.objectives import Objective, get_objective
+from jepa.objectives import Objective, build_objective
 from jepa.trainer.utils import create_data_splits, setup_reproducibility
 
 
@@ -26,16 +26,15 @@ def make_data(config: DataConfig) -> Any:
 def make_loaders(config: DataConfig, seed: int) -> tuple[Any, Any]:
     """Training and validation loaders; the latter is `None` where no share is kept for it."""
     dataset = make_data(config)
-    options = {"batch_size": config.batch_size}
     if config.val_fraction == 0:
-        return make_loader(dataset, drop_last=config.drop_last, **options), None
+        return make_loader(dataset, batch_size=config.batch_size, drop_last=config.drop_last), None
     train, val, _ = create_data_splits(dataset, 1 - config.val_fraction, config.val_fraction, 0.0, seed=seed)
     parts: list[Any] = [train, val]
     if isinstance(dataset, TensorDataset):
         parts = [TensorDataset(*(tensor[part.indices] for tensor in dataset.tensors)) for part in parts]
     return (
-        make_loader(parts[0], drop_last=config.drop_last, **options),
-        make_loader(parts[1], shuffle=False, **options),
+        make_loader(parts[0], batch_size=config.batch_size, drop_last=config.drop_last),
+        make_loader(parts[1], batch_size=config.batch_size, shuffle=False),
     )
 
 
@@ -44,5 +43,4 @@ def make_objective(config: RunConfig) -> Objective:
     setup_reproducibility(config.trainer.seed)
     parts: list[nn.Module] = [build(config.model.encoder), build(config.model.predictor)]
     model = JEPA(parts[0], parts[1], config.model.target)  # type: ignore[arg-type]
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in config.objective_options.items()}
-    return get_objective(config.objective)(model, **options)
+    return build_objective(config.objective, model, config.objective_options)

@@ -40,12 +40,13 @@ def digits(
         raise ImportError("digits need scikit-learn: pip install 'jepa-lab[eval]'") from error
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
-    data = load_digits()
-    images = torch.from_numpy(np.round(data.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(data.target.astype(np.int64))
+    pixels, classes = load_digits(return_X_y=True)
+    pixels, classes = np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(classes, np.int64)
+    images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8))
+    labels = torch.from_numpy(classes)
     if split == "all":
         return TensorDataset(images, labels)
-    parts = train_test_split(np.arange(len(labels)), test_size=test_fraction, stratify=data.target, random_state=seed)
+    parts = train_test_split(np.arange(len(labels)), test_size=test_fraction, stratify=classes, random_state=seed)
     index = torch.from_numpy(np.sort(parts[0 if split == "train" else 1]))
     return TensorDataset(images[index], labels[index])
 

@@ -42,7 +42,7 @@ class MemoryLoader:
     ) -> None:
         if not arrays:
             raise ValueError("MemoryLoader needs at least one array")
-        self.arrays = tuple(torch.as_tensor(array, device=device) for array in arrays)
+        self.arrays: tuple[Tensor, ...] = tuple(torch.as_tensor(array, device=device) for array in arrays)
         lengths = {len(array) for array in self.arrays}
         if len(lengths) > 1:
             raise ValueError(f"arrays must have equal length, got {[len(array) for array in self.arrays]}")
@@ -70,8 +70,8 @@ class MemoryLoader:
         """The batches that `sampler` names."""
         for number, index in enumerate(sampler.batches(epoch, start), start=start):
             index = index.to(self.arrays[0].device)
-            picked = tuple(array.index_select(0, index) for array in self.arrays)
-            batch: Batch = picked if len(picked) > 1 else picked[0]
+            picked = [array.index_select(0, index) for array in self.arrays]
+            batch: Batch = tuple(picked) if len(picked) > 1 else picked[0]
             if self.transform is not None:
                 key = mixed_seed(sampler.seed, epoch, number, sampler.rank)
                 batch = self.transform(batch, torch.Generator(index.device).manual_seed(key))

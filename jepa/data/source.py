@@ -67,7 +67,8 @@ def as_source(loader: Any, *, seed: int, rank: int = 0, world_size: int = 1) -> 
         return DataLoaderSource(loader, seed=seed, rank=rank, world_size=world_size)
     if isinstance(loader, Dataset | Tensor):
         raise TypeError(
-            f"got a {type(loader).__name__}, not a loader of batches; wrap it: jepa.data.make_loader(data, batch_size=64)"
+            f"got a {type(loader).__name__}, not a loader of batches; wrap it: "
+            "jepa.data.make_loader(data, batch_size=64)"
         )
     if not isinstance(loader, Iterable) or isinstance(loader, str | bytes):
         raise TypeError(f"expected a DataLoader, a MemoryLoader or a re-iterable of batches, got {loader!r}")

@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jepa.loggers.base import LogAdapter, Logger
 from jepa.trainer import events
@@ -48,7 +48,7 @@ def get_logger(spec: Any, folder: Path | None = None) -> Sink:
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(NAMES)}"
         raise ValueError(f"unknown logger {spec!r}; {hint}")
     if callable(spec):
-        return spec
+        return cast(Sink, spec)
     if callable(getattr(spec, "log", None)):
         return LogAdapter(spec)
     raise TypeError(f"a logger takes events (is callable) or has log(metrics, step=...); got {type(spec).__name__}")

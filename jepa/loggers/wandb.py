@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from jepa.loggers.base import Logger
@@ -33,7 +34,7 @@ class WandbLogger(Logger):
             import wandb
         except ImportError as error:
             raise ImportError("the wandb logger needs: pip install 'jepa-lab[loggers]'") from error
-        os.makedirs(dir, exist_ok=True)
+        Path(dir).mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(project=project, dir=os.fspath(dir), mode=mode, **options)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

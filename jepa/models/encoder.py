@@ -87,7 +87,7 @@ class Encoder(BaseModel):
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_dim:
             raise ValueError(
                 f"Encoder takes (B, {self.input_dim}) vectors or (B, N, {self.input_dim}) tokens, got "
-                f"{tuple(x.shape)}; set input_dim= to the width of your data, or pass a tokenizer= for images and series"
+                f"{tuple(x.shape)}; set input_dim= to the width of your data, or tokenizer= for images and time series"
             )
         return x
 

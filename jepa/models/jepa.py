@@ -91,7 +91,7 @@ class JEPA(BaseModel):
             return JEPAOutput(self.predictor(embedding), self.target(target), embedding)
         embedding = self.encoder(context, keep=context_mask)
         blocks = target_mask if target_mask.ndim == 3 else target_mask.unsqueeze(1)
-        count, length = blocks.shape[1:]
+        count = blocks.shape[1]
         prediction = self.predictor(
             embedding.repeat_interleave(count, dim=0),
             context_mask.repeat_interleave(count, dim=0),

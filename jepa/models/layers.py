@@ -109,12 +109,12 @@ class Block(nn.Module):
 
 def make_blocks(dim: int, depth: int, num_heads: int | None, mlp_ratio: float) -> nn.ModuleList:
     """`depth` blocks, initialised as in I-JEPA: normal(0, .02) weights, residual outputs shrunk with depth."""
-    blocks = nn.ModuleList(Block(dim, num_heads or default_heads(dim), mlp_ratio) for _ in range(depth))
+    blocks = [Block(dim, num_heads or default_heads(dim), mlp_ratio) for _ in range(depth)]
     for index, block in enumerate(blocks, start=1):
         block.apply(init_weights)
         for linear in (block.attn.proj, block.mlp.fc2):
             linear.weight.data.div_(math.sqrt(2.0 * index))
-    return blocks
+    return nn.ModuleList(blocks)
 
 
 def init_weights(module: nn.Module) -> None:

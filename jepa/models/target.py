@@ -92,9 +92,9 @@ class EMATarget(Target):
         if self._pairs is None:
             self._pairs = [*_tensors(self.average), *_tensors(self.source)]
         averages, own_buffers, sources, buffers = self._pairs
-        torch._foreach_lerp_(averages, sources, 1.0 - momentum)
+        torch._foreach_lerp_(averages, sources, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
         if buffers:
-            torch._foreach_copy_(own_buffers, buffers)
+            torch._foreach_copy_(own_buffers, buffers)  # pyright: ignore[reportPrivateImportUsage]
 
     def _apply(self, fn: Any, recurse: bool = True) -> EMATarget:
         self._pairs = None  # moving a module may replace its parameters

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
+from jepa.models.jepa import JEPA
 from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
 from jepa.objectives.ijepa import IJEPA
 from jepa.objectives.state_pair import StatePair
@@ -24,6 +27,13 @@ def get_objective(name: str) -> type[Objective]:
     return OBJECTIVES[name]
 
 
+def build_objective(name: str, model: JEPA, options: Mapping[str, Any] | None = None) -> Objective:
+    """The named objective around a model, with options as files hold them (lists stand for tuples)."""
+    arguments: dict[str, Any] = dict(options or {})
+    tuples = {key: tuple(value) for key, value in arguments.items() if isinstance(value, list)}
+    return get_objective(name)(model, **{**arguments, **tuples})
+
+
 __all__ = [
     "IJEPA",
     "OBJECTIVES",
@@ -33,5 +43,6 @@ __all__ = [
     "Objective",
     "StatePair",
     "Views",
+    "build_objective",
     "get_objective",
 ]

@@ -134,7 +134,7 @@ def random_state() -> dict[str, Any]:
         import numpy
 
         name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
-        keys = torch.from_numpy(keys.astype("int64"))
+        keys = torch.from_numpy(numpy.asarray(keys, "int64"))
         state["numpy"] = [str(name), keys, int(position), int(has_gauss), float(cached)]
     return state
 

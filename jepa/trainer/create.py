@@ -98,7 +98,7 @@ def create_trainer(
 
 
 def make_optimizer(objective: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
-    """AdamW over what receives gradients: fused where it exists, without decay on biases, norms and other 1-D tensors."""
+    """AdamW over what receives gradients: fused where it exists; biases, norms and other 1-D tensors do not decay."""
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("the model has no trainable parameter: every requires_grad is False")

@@ -14,7 +14,7 @@ from jepa.data.source import BatchSource, as_source
 from jepa.diagnostics import effective_rank, embedding_std
 from jepa.models.base import build
 from jepa.models.jepa import JEPA
-from jepa.objectives import get_objective
+from jepa.objectives import build_objective
 from jepa.objectives.base import Draw, Objective
 from jepa.trainer.checkpoint import CheckpointError, read_checkpoint
 from jepa.trainer.step import to_device
@@ -88,7 +88,7 @@ class JEPAEvaluator:
         if not isinstance(model, Objective):
             if not isinstance(model, JEPA):
                 raise TypeError(f"expected a JEPA or an Objective, got {type(model).__name__}")
-            model = get_objective(objective)(model)
+            model = build_objective(objective, model)
         self.objective = model
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.seed = seed
@@ -124,8 +124,7 @@ class JEPAEvaluator:
         if model is None:
             model = _rebuild(state["architecture"], path)
         options = dict(state["objective"])
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-        objective = get_objective(options.pop("name"))(model, **options)
+        objective = build_objective(options.pop("name"), model, options)
         try:
             objective.load_state_dict(state["objective_state"])
         except RuntimeError as error:

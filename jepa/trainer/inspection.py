@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from jepa.diagnostics import effective_rank, embedding_std
-from jepa.objectives.base import Draw
 from jepa.trainer.step import to_device
 
 if TYPE_CHECKING:
@@ -45,14 +44,14 @@ def inspect(trainer: JEPATrainer) -> Inspection:
     Raises:
         ValueError: No batch was trained on yet.
     """
-    if trainer.last_batch is None:
+    if trainer.last_batch is None or trainer.last_draw is None:
         raise ValueError("nothing to inspect before the first step; let the run do one: run.step(1)")
-    objective, step = trainer.objective, trainer.step
+    objective = trainer.objective
     training = objective.training
     objective.eval()
     try:
         batch = to_device(trainer.last_batch, trainer.device)
-        views = objective.views(batch, Draw(trainer.config.seed, step))
+        views = objective.views(batch, trainer.last_draw)
         losses = objective(views, trainer.rates.hyper)
     finally:
         objective.train(training)
@@ -67,4 +66,5 @@ def inspect(trainer: JEPATrainer) -> Inspection:
     grid = getattr(getattr(trainer.model.encoder, "tokenizer", None), "grid", None)
     cpu = torch.device("cpu")
     copies = {name: view.to(cpu, copy=True) for name, view in views.items()}
-    return Inspection(step, to_device(trainer.last_batch, cpu), copies, embedding.to(cpu, copy=True), stats, grid)
+    batch = to_device(trainer.last_batch, cpu)
+    return Inspection(trainer.step, batch, copies, embedding.to(cpu, copy=True), stats, grid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -103,13 +103,14 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     """
     if distributed.world_size() == 1:
         return function()
-    answer: tuple[bool, T | BaseException] | None = None
+    result: Any = None
+    failure: Exception | None = None
     if distributed.rank() == 0:
         try:
-            answer = True, function()
+            result = function()
         except Exception as error:
-            answer = False, error
-    succeeded, value = distributed.broadcast_object(answer)
-    if not succeeded:
-        raise value
-    return value
+            failure = error
+    result, failure = distributed.broadcast_object((result, failure))
+    if failure is not None:
+        raise failure
+    return result

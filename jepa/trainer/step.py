@@ -114,12 +114,8 @@ def wrap_distributed(objective: Objective, device: torch.device) -> DistributedD
     has_buffers = any(name in objective.state_dict(keep_vars=True) for name, _ in objective.named_buffers())
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
-    return DistributedDataParallel(
-        objective,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **{option: has_buffers},
-    )
+    options: dict[str, Any] = {option: has_buffers, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None, **options)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -140,6 +140,7 @@ class JEPATrainer:
         self.total_steps = 0
         self.state = "idle"
         self.last_batch: Any = None
+        self.last_draw: Draw | None = None
         self.last_checkpoint: Path | None = None
         self.view: View | None = None
         self.waits_by_default = True
@@ -424,8 +425,13 @@ class JEPATrainer:
             source = self._as_source(loader)
             validation = self._as_source(self.val_loader) if self.val_loader is not None else None
             total = plan_steps(source.batches_per_epoch, self.config.accumulate, num_epochs, max_steps)
-            self._continue_run()
-            self._plan(source, validation, total)
+            try:
+                self._continue_run()
+                self._plan(source, validation, total)
+            except BaseException:
+                if self.run is not None:
+                    self.run.close()
+                raise
             self._request = (loader, num_epochs, max_steps)
             self._error, self._trace = None, ""
             self._paused = self._stopping = False
@@ -573,7 +579,7 @@ class JEPATrainer:
             window, draws, ema_momentum=self.rates.ema_momentum(self.step), clip=self.rates.clip(self.step)
         )
         self._updating = True
-        self.last_batch = window[-1]
+        self.last_batch, self.last_draw = window[-1], draws[-1]
         self._batches_drawn += len(window)
         self.batches_done += len(window)
         self.step += 1
@@ -702,7 +708,7 @@ class JEPATrainer:
     # ------------------------------------------------------------------ saying so
 
     def publish(self, event: events.Event) -> None:
-        """Tell callbacks and sinks; a sink that raises is dropped with a warning, a callback that raises ends the run."""
+        """Tell callbacks and sinks. A callback that raises ends the run, a sink that raises is only dropped."""
         for method in self._bound[type(event)]:
             method(self, event)
         for sink in self._step_sinks if type(event) is events.StepEnded else self._sinks:
@@ -759,7 +765,7 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0) -> None:
 
 def as_objective(model: JEPA | Objective, name: str) -> Objective:
     """The objective itself, or the named one around a model."""
-    from jepa.objectives import get_objective
+    from jepa.objectives import build_objective
 
     if isinstance(model, Objective):
         return model
@@ -767,7 +773,7 @@ def as_objective(model: JEPA | Objective, name: str) -> Objective:
         raise TypeError(
             f"expected a JEPA or an Objective, got {type(model).__name__}; build JEPA(encoder=..., predictor=...)"
         )
-    return get_objective(name)(model)
+    return build_objective(name, model)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> torch.optim.Optimizer:
