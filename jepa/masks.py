@@ -14,6 +14,7 @@ Axes: B batch, K target blocks, M tokens a block, C context tokens, N = H * W to
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -76,12 +77,13 @@ class BlockMaskSampler:
         self.context_scale = context_scale
         tokens = self.rows * self.columns
         self.min_keep = max(1, tokens // 10) if min_keep is None else min_keep
-        largest = self._largest_block()
-        if self.min_keep < 1 or self.min_keep + largest > tokens:
+        if self.min_keep < 1:
+            raise ValueError(f"min_keep must be at least 1, got {min_keep}")
+        largest = self._largest_block(target_scale[1])
+        if self.min_keep + largest > tokens:
             raise ValueError(
                 f"a target block may cover {largest} of the {tokens} tokens of grid {self.grid}, which leaves fewer "
-                f"than min_keep={self.min_keep} as context; use target_scale up to "
-                f"{max(tokens - max(self.min_keep, 1), 1) / tokens:.2f}, a smaller min_keep, or a larger grid"
+                f"than min_keep={self.min_keep} as context; use {self._what_works(tokens - largest)}a larger grid"
             )
 
     def __call__(self, batch_size: int, generator: torch.Generator) -> Masks:
@@ -104,9 +106,24 @@ class BlockMaskSampler:
         height = min(max(round(math.sqrt(area * ratio)), 1), self.rows)
         return height, min(max(round(math.sqrt(area / ratio)), 1), self.columns)
 
-    def _largest_block(self) -> int:
-        ratios = [_ratio(self.aspect_ratio, share / 64) for share in range(65)]
-        return max(math.prod(self._block_shape(self.target_scale[1], ratio)) for ratio in ratios)
+    def _largest_block(self, scale: float) -> int:
+        """Tokens of the largest target block of that scale, over all aspect ratios."""
+        low, high = self.aspect_ratio
+        area = scale * self.rows * self.columns
+        # height and width are rounded: between two of these ratios neither changes
+        steps = [(side + 0.5) ** 2 / area for side in range(self.rows)]
+        steps += [area / (side + 0.5) ** 2 for side in range(self.columns)]
+        steps = [low, *sorted(ratio for ratio in steps if low < ratio < high), high]
+        between = [math.sqrt(first * second) for first, second in itertools.pairwise(steps)]
+        return max(math.prod(self._block_shape(scale, ratio)) for ratio in [*steps, *between])
+
+    def _what_works(self, min_keep: int) -> str:
+        """The largest `target_scale` in hundredths, and the largest `min_keep`, that would be accepted."""
+        most = self.rows * self.columns - self.min_keep
+        scales = (hundredths / 100 for hundredths in range(99, 0, -1))
+        scale = next((scale for scale in scales if self._largest_block(scale) <= most), None)
+        hint = "" if scale is None else f"target_scale up to {scale:.2f}, "
+        return hint + (f"min_keep up to {min_keep}, or " if min_keep > 0 else "or " if hint else "")
 
     def _place(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """(count, height * width) sorted positions of blocks placed anywhere on the grid."""

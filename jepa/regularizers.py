@@ -23,7 +23,7 @@ def _centred(x: Tensor) -> Tensor:
 def _samples(x: Tensor) -> int:
     total = len(x) * world_size()
     if total < 2:
-        raise ValueError("variance and covariance need at least 2 samples in the global batch, got 1")
+        raise ValueError(f"variance and covariance need at least 2 samples in the global batch, got {total}")
     return total
 
 

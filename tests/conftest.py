@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from hypothesis import settings
+
+TABLES = Path(__file__).parents[1] / "docs" / "tables"
+
+# The same examples every time, and none of them timed: other work may share the machine.
+settings.register_profile("jepa", deadline=None, derandomize=True)
+settings.load_profile("jepa")
 
 # Set by torchrun and by batches: a test must not take itself for a rank of whatever started it.
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "JEPA_RUN")
@@ -49,6 +57,27 @@ def _known_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+Report = Callable[[str, str, list[str], list[list[str]]], None]
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """`report(name, title, header, rows)` prints a table; `JEPA_WRITE_TABLES` also writes it for the documentation."""
+
+    def write(name: str, title: str, header: list[str], rows: list[list[str]]) -> None:
+        lines = [" | ".join(cells) for cells in (header, ["---"] * len(header), *rows)]
+        table = "\n".join(f"| {line} |" for line in lines)
+        with capsys.disabled():
+            print(f"\n{title}\n{table}")
+        if os.environ.get("JEPA_WRITE_TABLES"):
+            device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+            TABLES.mkdir(parents=True, exist_ok=True)
+            note = f"{title}: torch {torch.__version__}, {device}, {torch.get_num_threads()} thread(s)."
+            (TABLES / f"{name}.md").write_text(f"{note}\n\n{table}\n", encoding="utf-8")
+
+    return write
 
 
 class RunDistributed(Protocol):

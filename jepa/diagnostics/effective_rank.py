@@ -19,11 +19,11 @@ def effective_rank(x: Tensor) -> Tensor:
     Source: Garrido et al. 2022, RankMe (arXiv 2210.02885), equation 1. Deviation: the embeddings are centred first,
     because a common offset hides a collapse from the uncentred value. Computed from the smaller Gram matrix.
     """
-    x = x.float()
+    x = x.double()  # in float32, the products below would lend a single direction a rank of 1.01
     if not bool(torch.isfinite(x).all()):
-        return x.new_tensor(float("nan"))
+        return x.new_tensor(float("nan")).float()
     x = x - x.mean(0)
-    gram = (x @ x.T if len(x) < x.shape[1] else x.T @ x).double()
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.exp(-torch.xlogy(shares, shares).sum()).float()

@@ -24,7 +24,7 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
         Share of the test samples classified correctly, in [0, 1].
 
     Raises:
-        ValueError: Shapes do not fit, features are not finite, or there is only one class.
+        ValueError: Shapes or labels do not fit, features are not finite, or there is only one class.
     """
     for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
@@ -33,13 +33,18 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
             )
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} features hold NaN or infinity; look at the model before probing it")
+        if y.is_floating_point() or y.min() < 0:
+            got = y.dtype if y.is_floating_point() else int(y.min())
+            raise ValueError(f"{name} labels must be integers from 0, got {got}")
+    if train_x.shape[1] != test_x.shape[1]:
+        raise ValueError(f"both parts must have the same features, got {train_x.shape[1]} and {test_x.shape[1]}")
     classes = int(max(train_y.max(), test_y.max())) + 1
     if len(train_y.unique()) < 2:
         raise ValueError(f"a probe needs at least two classes, the training labels are all {int(train_y[0])}")
     train_x, test_x = train_x.double().cpu(), test_x.double().cpu()
     mean, deviation = train_x.mean(0), train_x.std(0).clamp(min=1e-8)
     train_x, test_x = (train_x - mean) / deviation, (test_x - mean) / deviation
-    train_y, test_y = train_y.cpu(), test_y.cpu()
+    train_y, test_y = train_y.cpu().long(), test_y.cpu().long()
     order = torch.randperm(len(train_x), generator=torch.Generator().manual_seed(0))
     held, kept = order[: max(len(order) // 5, 1)], order[max(len(order) // 5, 1) :]
     chosen = max(

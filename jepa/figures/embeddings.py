@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from jepa.figures.style import COLOURS, finish
 
 
 def project(embeddings: Tensor, dimensions: int = 2) -> Tensor:
-    """Principal components of (B, D) embeddings: (B, dimensions)."""
+    """Principal components of (B, D) embeddings: (B, dimensions), zero where there are fewer directions."""
     centred = embeddings.detach().cpu().double()
     centred = centred - centred.mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    return (centred @ directions[:dimensions].T).float()
+    points = (centred @ directions[:dimensions].T).float()
+    return F.pad(points, (0, dimensions - points.shape[1]))
 
 
 def embedding_map(embeddings: Tensor, labels: Tensor | Sequence[Any] | None = None, *, title: str | None = None) -> Any:
@@ -26,13 +29,18 @@ def embedding_map(embeddings: Tensor, labels: Tensor | Sequence[Any] | None = No
         embeddings: (B, D).
         labels: One a sample.
         title: Above the figure.
+
+    Raises:
+        ValueError: There are more or fewer labels than embeddings.
     """
     import plotly.graph_objects as go
 
     points = project(embeddings)
     names = ["all"] * len(points) if labels is None else [str(label) for label in _plain(labels)]
+    if len(names) != len(points):
+        raise ValueError(f"every sample needs one label, got {len(points)} embeddings, but {len(names)} labels")
     figure = go.Figure()
-    for number, name in enumerate(sorted(set(names))):
+    for number, name in enumerate(sorted(set(names), key=_order)):
         rows = [row for row, other in enumerate(names) if other == name]
         figure.add_scatter(
             x=[round(value, 3) for value in points[rows, 0].tolist()],
@@ -85,6 +93,11 @@ def probe_figure(scores: Mapping[str, Sequence[float] | float], *, label: str = 
     low = min(value for values in rows.values() for value in values)
     figure.update_yaxes(title_text=label, range=[max(low - 10, 0) if low > 20 else 0, 104])
     return finish(figure, height=360, width=520)
+
+
+def _order(name: str) -> tuple[float, str]:
+    """Numbers by size, then words."""
+    return (int(name), "") if name.isdecimal() else (math.inf, name)
 
 
 def _plain(labels: Tensor | Sequence[Any]) -> Sequence[Any]:

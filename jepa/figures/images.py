@@ -73,13 +73,13 @@ def bare_axes(figure: Any) -> None:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """(B, C, H, W) of any range to (B, H, W, 3) bytes; one channel becomes grey, more than three their first three."""
+    """(B, C, H, W) of any range to (B, H, W, 3) bytes: the first three channels, or the first in grey if fewer."""
     if images.ndim != 4:
         raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(images.shape)}")
     values = images.detach().cpu().float()
     low, high = values.amin(), values.amax()
     values = (values - low) / (high - low).clamp(min=1e-8) * 255
-    values = values.expand(-1, 3, -1, -1) if values.shape[1] < 3 else values[:, :3]
+    values = values[:, :1].expand(-1, 3, -1, -1) if values.shape[1] < 3 else values[:, :3]
     return values.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 

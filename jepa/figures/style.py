@@ -9,8 +9,10 @@ CONTEXT, TARGET = "#56B4E9", "#D55E00"
 
 
 def finish(figure: Any, *, title: str | None = None, height: int, width: int | None = None) -> Any:
-    """Give a figure the common layout and return it."""
-    figure.update_layout(
+    """The figure with the common layout, as one that shows itself everywhere."""
+    from jepa.figures.figure import Figure
+
+    return Figure(figure).update_layout(
         template="plotly_white",
         height=height,
         width=width,
@@ -20,4 +22,3 @@ def finish(figure: Any, *, title: str | None = None, height: int, width: int | N
         hoverlabel={"namelength": -1},
         legend={"orientation": "h", "y": -0.18},
     )
-    return figure

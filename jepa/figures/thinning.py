@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ class _Bucket(NamedTuple):
     low: float
     high_step: int
     high: float
+
+    def points(self) -> list[tuple[int, float]]:
+        return sorted({(self.low_step, self.low), (self.high_step, self.high)})
 
 
 class MinMaxCurve:
@@ -28,22 +32,38 @@ class MinMaxCurve:
         self._capacity = limit // 2
         self._width = 1
         self._buckets: dict[int, _Bucket] = {}
+        self._last = -1
 
     def add(self, step: int, value: float) -> None:
-        """Add a point; a step before the last one (after going back to a checkpoint) cuts the curve there."""
+        """Add a point; a step that was there before (after going back to a checkpoint) cuts the curve there.
+
+        NaN is no point: nothing is larger or smaller, so it would hide the peaks beside it.
+        """
+        if step <= self._last:
+            self._cut(step)
+        self._last = step
+        if math.isnan(value):
+            return
         key = step // self._width
-        last = next(reversed(self._buckets), None)
-        if last is not None and key < last:
-            self._buckets = {k: bucket for k, bucket in self._buckets.items() if k < key}
         old = self._buckets.get(key)
         if old is None:
             self._buckets[key] = _Bucket(step, value, step, value)
-            if len(self._buckets) > self._capacity:
+            while len(self._buckets) > self._capacity:
                 self._merge()
         else:
             low = (old.low_step, old.low) if old.low <= value else (step, value)
             high = (old.high_step, old.high) if old.high >= value else (step, value)
             self._buckets[key] = _Bucket(*low, *high)
+
+    def _cut(self, step: int) -> None:
+        """Forget all points from `step` on."""
+        kept: dict[int, _Bucket] = {}
+        for key, bucket in self._buckets.items():
+            before = [point for point in bucket.points() if point[0] < step]
+            if before:
+                low, high = min(before, key=_value), max(before, key=_value)
+                kept[key] = _Bucket(*low, *high)
+        self._buckets = kept
 
     def _merge(self) -> None:
         self._width *= 2
@@ -60,16 +80,12 @@ class MinMaxCurve:
 
     def points(self) -> tuple[list[int], list[float]]:
         """Steps and values, in order."""
-        steps: list[int] = []
-        values: list[float] = []
-        for low_step, low, high_step, high in self._buckets.values():
-            pair = (
-                [(low_step, low), (high_step, high)] if low_step < high_step else [(high_step, high), (low_step, low)]
-            )
-            for step, value in pair if low_step != high_step else pair[:1]:
-                steps.append(step)
-                values.append(value)
-        return steps, values
+        points = [point for bucket in self._buckets.values() for point in bucket.points()]
+        return [step for step, _ in points], [value for _, value in points]
+
+
+def _value(point: tuple[int, float]) -> float:
+    return point[1]
 
 
 def thin(points: Iterable[tuple[int, float]], limit: int = 2000) -> tuple[list[int], list[float]]:

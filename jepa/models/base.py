@@ -18,6 +18,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _REGISTRY: dict[str, type[nn.Module]] = {}
 M = TypeVar("M", bound=type[nn.Module])
+N = TypeVar("N", bound=nn.Module)
 
 
 def register(cls: M) -> M:
@@ -31,8 +32,12 @@ def describe(module: nn.Module) -> dict[str, Any] | None:
     if _REGISTRY.get(type(module).__name__) is not type(module):
         return None
     config = module.config()  # type: ignore[operator]
-    opaque = any(isinstance(part, nn.Module) and config.get(name, 0) is None for name, part in module.named_children())
-    return None if opaque else {"type": type(module).__name__, **config}
+    return None if _foreign(module, config) else {"type": type(module).__name__, **config}
+
+
+def _foreign(module: nn.Module, config: Mapping[str, Any]) -> list[str]:
+    """Arguments that are modules which `config` could not describe."""
+    return [name for name, _ in module.named_children() if config.get(name, 0) is None]
 
 
 def build(spec: Mapping[str, Any]) -> nn.Module:
@@ -47,22 +52,23 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
         nearest = difflib.get_close_matches(str(name), _REGISTRY, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(_REGISTRY))}"
         raise ValueError(f"unknown architecture {name!r}; {hint}")
+    return _construct(_REGISTRY[name], arguments)
+
+
+def _construct(cls: type[N], arguments: Mapping[str, Any]) -> N:
+    """Call `cls` with arguments from a file: nested descriptions become modules, lists become tuples."""
     nested = {key: build(value) if isinstance(value, Mapping) else value for key, value in arguments.items()}
     try:
-        return _REGISTRY[name](**{key: _as_tuple(value) for key, value in nested.items()})
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in nested.items()})
     except TypeError as error:
-        raise ValueError(f"the arguments of {name} do not fit: {error}") from error
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        raise ValueError(f"the arguments of {cls.__name__} do not fit: {error}") from error
 
 
 class BaseModel(nn.Module):
     """A module with `save_pretrained` and `from_pretrained`.
 
     A subclass returns its constructor arguments from `config`; submodules that it takes as arguments appear there
-    as `describe(module)`.
+    as `describe(module)`, and are kept as attributes of the same name.
     """
 
     def config(self) -> dict[str, Any]:
@@ -80,10 +86,12 @@ class BaseModel(nn.Module):
         folder = Path(path)
         if folder.is_file():
             raise NotADirectoryError(f"save_pretrained writes a folder, but {folder} is a file; choose another path")
+        config = {"type": type(self).__name__, **self.config()}
+        if foreign := _foreign(self, config):
+            config["pass"] = foreign
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(self).items()}
         with atomic_path(folder / WEIGHTS) as temporary:
             save_file(tensors, temporary)
-        config = {"type": type(self).__name__, **self.config()}
         write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         return folder
 
@@ -98,32 +106,23 @@ class BaseModel(nn.Module):
 
         Raises:
             FileNotFoundError: The folder or one of its files is missing.
-            ValueError: A module must be passed, or the weights are damaged or do not fit.
+            ValueError: A module must be passed, or the files are damaged or do not fit.
         """
         folder = Path(path)
         config = _read_config(folder / CONFIG)
         if config.get("type") != cls.__name__:
             raise ValueError(f"{folder} holds a {config.get('type')}, not a {cls.__name__}")
-        given = {key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in modules.items()}
-        arguments = {**{key: value for key, value in config.items() if key != "type"}, **given}
-        missing = [key for key, value in config.items() if value is None and key in cls.module_arguments()]
-        missing = [key for key in missing if key not in given]
+        missing = [key for key in config.pop("pass", ()) if key not in modules]
         if missing:
             raise ValueError(
                 f"{folder} was saved with modules of your own; build and pass them: "
                 f"{cls.__name__}.from_pretrained(path, {', '.join(f'{key}=...' for key in missing)})"
             )
-        built = {
-            key: build(value) if isinstance(value, Mapping) else _as_tuple(value) for key, value in arguments.items()
-        }
-        model = cls(**built)
+        arguments = {key: value for key, value in config.items() if key != "type"}
+        # copied together, so that what they share stays shared
+        model = _construct(cls, {**arguments, **copy.deepcopy(modules)})
         load_weights(model, folder / WEIGHTS)
         return model
-
-    @classmethod
-    def module_arguments(cls) -> tuple[str, ...]:
-        """Names of constructor arguments that are modules."""
-        return ()
 
 
 def unique_state(module: nn.Module) -> dict[str, Tensor]:
@@ -153,24 +152,32 @@ def load_weights(module: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); save or copy it again") from error
-    own = unique_state(module)
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{path} does not fit this {type(module).__name__}: {'; '.join(problems[:5])}{more}")
+    misfit = misfits(unique_state(module), tensors)
+    if misfit:
+        raise ValueError(f"{path} does not fit this {type(module).__name__}: {misfit}")
     module.load_state_dict(tensors, strict=False)
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """How the names and shapes of a state differ from those of a model, the first few of them; empty if they fit."""
+    problems = [f"missing {name}" for name in own if name not in given]
+    problems += [f"unexpected {name}" for name in given if name not in own]
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, the model has {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return "; ".join(problems[:5]) + more
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no model at {path.parent}: {path.name} is missing (looked from {Path.cwd()})")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); save or copy it again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {config!r:.50}; save or copy it again")
+    return config

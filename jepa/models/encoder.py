@@ -46,7 +46,9 @@ class Encoder(BaseModel):
         if tokenizer is not None and input_dim not in (None, width):
             raise ValueError(f"input_dim={input_dim} contradicts the tokenizer, whose tokens have {width} numbers")
         self.hidden_dim = hidden_dim
-        self.input_dim = input_dim or width
+        self.input_dim = width if input_dim is None else input_dim
+        if self.input_dim < 1:
+            raise ValueError(f"input_dim must be at least 1, got {input_dim}")
         self._sizes: dict[str, Any] = {"depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
         self.tokenizer = tokenizer
         self.embed = nn.Linear(self.input_dim, hidden_dim)

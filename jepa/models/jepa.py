@@ -65,11 +65,6 @@ class JEPA(BaseModel):
             "target": self.target.kind,
         }
 
-    @classmethod
-    def module_arguments(cls) -> tuple[str, ...]:
-        """The arguments that are modules."""
-        return "encoder", "predictor"
-
     def forward(
         self, context: Tensor, target: Tensor, *, context_mask: Tensor | None = None, target_mask: Tensor | None = None
     ) -> JEPAOutput:
@@ -88,7 +83,9 @@ class JEPA(BaseModel):
             if context_mask is not target_mask:
                 raise ValueError("pass both context_mask and target_mask, or neither")
             embedding = self.encoder(context)
-            return JEPAOutput(self.predictor(embedding), self.target(target), embedding)
+            prediction, wanted = self.predictor(embedding), self.target(target)
+            _check_shape(prediction, wanted.shape)
+            return JEPAOutput(prediction, wanted, embedding)
         embedding = self.encoder(context, keep=context_mask)
         blocks = target_mask if target_mask.ndim == 3 else target_mask.unsqueeze(1)
         count = blocks.shape[1]
@@ -98,6 +95,7 @@ class JEPA(BaseModel):
             blocks.flatten(0, 1),
         )
         wanted = gather_tokens(self.target(target), blocks.flatten(1))
+        _check_shape(prediction, (len(embedding) * count, blocks.shape[2], embedding.shape[-1]))
         shape = (*target_mask.shape, embedding.shape[-1])
         return JEPAOutput(prediction.reshape(shape), wanted.reshape(shape), embedding)
 
@@ -125,7 +123,7 @@ class JEPA(BaseModel):
             if isinstance(x, Tensor):
                 parts = x.split(batch_size) if batch_size else [x]
                 return torch.cat([self._encode_batch(encoder, part) for part in parts])
-            return torch.cat([self._encode_batch(encoder, _first(batch)).cpu() for batch in x])
+            return _join([self._encode_batch(encoder, _first(batch)).cpu() for batch in x])
 
     def embed(
         self,
@@ -140,7 +138,7 @@ class JEPA(BaseModel):
             (B, D).
         """
         if not isinstance(x, Tensor):
-            return torch.cat([self.embed(_first(batch), which=which).cpu() for batch in x])
+            return _join([self.embed(_first(batch), which=which).cpu() for batch in x])
         parts = x.split(batch_size) if batch_size else [x]
         return torch.cat([self.encode(part, which=which).mean(dim=1) for part in parts])
 
@@ -154,8 +152,26 @@ class JEPA(BaseModel):
         return tokens.unsqueeze(1) if tokens.ndim == 2 else tokens
 
 
+def _check_shape(prediction: Tensor, wanted: tuple[int, ...]) -> None:
+    """Losses would broadcast what does not fit."""
+    if prediction.shape != wanted:
+        raise ValueError(
+            f"the predictor returned {tuple(prediction.shape)}, but the target embedding is {tuple(wanted)}; "
+            "its output must have the target's shape"
+        )
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    if not parts:
+        raise ValueError("the loader gave no batch; it must be re-iterable and not empty")
+    return torch.cat(parts)
+
+
 def _first(batch: Any) -> Tensor:
-    return batch[0] if isinstance(batch, tuple | list) else batch
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(first, Tensor):
+        raise TypeError(f"expected batches that are tensors or tuples that begin with one, got {type(batch).__name__}")
+    return first
 
 
 @contextmanager

@@ -109,7 +109,10 @@ class Block(nn.Module):
 
 def make_blocks(dim: int, depth: int, num_heads: int | None, mlp_ratio: float) -> nn.ModuleList:
     """`depth` blocks, initialised as in I-JEPA: normal(0, .02) weights, residual outputs shrunk with depth."""
-    blocks = [Block(dim, num_heads or default_heads(dim), mlp_ratio) for _ in range(depth)]
+    heads = default_heads(dim) if num_heads is None else num_heads
+    if heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {heads}")
+    blocks = [Block(dim, heads, mlp_ratio) for _ in range(depth)]
     for index, block in enumerate(blocks, start=1):
         block.apply(init_weights)
         for linear in (block.attn.proj, block.mlp.fc2):
@@ -126,5 +129,11 @@ def init_weights(module: nn.Module) -> None:
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens of (B, N, D) at the positions (B, M) of each sample: (B, M, D)."""
+    """Tokens of (B, N, D) at the positions (B, M) of each sample: (B, M, D).
+
+    Raises:
+        ValueError: `index` does not hold one row of positions a sample; `gather` itself would drop samples silently.
+    """
+    if index.ndim != 2 or len(index) != len(x):
+        raise ValueError(f"expected one row of token positions a sample, ({len(x)}, K), got {tuple(index.shape)}")
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -80,7 +80,9 @@ class MaskedPredictor(BaseModel):
             raise ValueError(f"hidden_dim and depth must be at least 1, got {hidden_dim} and {depth}")
         self.hidden_dim = hidden_dim
         self.grid = tuple(grid)
-        self.predictor_dim = predictor_dim or max(hidden_dim // 2, 1)
+        self.predictor_dim = max(hidden_dim // 2, 1) if predictor_dim is None else predictor_dim
+        if self.predictor_dim < 1:
+            raise ValueError(f"predictor_dim must be at least 1, got {predictor_dim}")
         self._sizes: dict[str, Any] = {"depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
         self.embed = nn.Linear(hidden_dim, self.predictor_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.predictor_dim))
@@ -109,6 +111,11 @@ class MaskedPredictor(BaseModel):
         Returns:
             (B, M, D).
         """
+        if context.ndim != 3 or context.shape[-1] != self.hidden_dim or context_mask.shape != context.shape[:2]:
+            raise ValueError(
+                f"MaskedPredictor takes a context of shape (B, K, {self.hidden_dim}) and one position for each of its "
+                f"tokens, (B, K), got {tuple(context.shape)} and {tuple(context_mask.shape)}"
+            )
         batch = len(context)
         positions = self.positions.expand(batch, -1, -1)
         seen = self.embed(context)

@@ -68,7 +68,7 @@ class EMATarget(Target):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
         self.average = copy.deepcopy(encoder).requires_grad_(False)
-        self._pairs: list[list[Tensor]] | None = None
+        self._pairs: tuple[list[Tensor], list[Tensor], list[str]] | None = None
 
     @property
     def encoder(self) -> nn.Module:
@@ -90,21 +90,21 @@ class EMATarget(Target):
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"EMA momentum must lie in [0, 1], got {momentum}")
         if self._pairs is None:
-            self._pairs = [*_tensors(self.average), *_tensors(self.source)]
-        averages, own_buffers, sources, buffers = self._pairs
+            self._pairs = [*self.average.parameters()], [*self.source.parameters()], _state_buffers(self.source)
+        averages, sources, buffers = self._pairs
         torch._foreach_lerp_(averages, sources, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
-        if buffers:
-            torch._foreach_copy_(own_buffers, buffers)  # pyright: ignore[reportPrivateImportUsage]
+        for name in buffers:  # by name: a module may replace its buffers instead of changing them in place
+            self.average.get_buffer(name).copy_(self.source.get_buffer(name))
 
     def _apply(self, fn: Any, recurse: bool = True) -> EMATarget:
         self._pairs = None  # moving a module may replace its parameters
         return super()._apply(fn, recurse)
 
 
-def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters, and the buffers that belong to the state."""
+def _state_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers that belong to the state."""
     state = module.state_dict(keep_vars=True)
-    return list(module.parameters()), [tensor for tensor in state.values() if not isinstance(tensor, nn.Parameter)]
+    return [name for name, _ in module.named_buffers() if name in state]
 
 
 TARGETS: dict[str, type[Target]] = {cls.kind: cls for cls in (EMATarget, StopGradientTarget, SharedTarget)}

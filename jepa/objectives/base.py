@@ -57,11 +57,10 @@ class HyperParameter:
         return float(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """Where the randomness of one batch comes from: a pure function of seed and position, never of global state.
 
-    Args:
+    Attributes:
         seed: The run's seed.
         batch: Number of batches (micro-batches, under accumulation) drawn in the run before this one.
         rank: This process.

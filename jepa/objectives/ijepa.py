@@ -17,8 +17,7 @@ from jepa.masks import BlockMaskSampler, Masks
 from jepa.models.jepa import JEPA
 from jepa.models.predictor import MaskedPredictor
 from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
-from jepa.objectives.state_pair import as_float, describe_batch, normalise, pool
-from jepa.regularizers import covariance, variance
+from jepa.objectives.state_pair import as_float, describe_batch, normalise, pool, spread_terms, widen
 
 
 class IJEPA(Objective):
@@ -100,20 +99,20 @@ class IJEPA(Objective):
         out = self.model(
             views["images"], views["images"], context_mask=views["context_mask"], target_mask=views["target_mask"]
         )
-        prediction = F.smooth_l1_loss(out.prediction.float(), normalise(out.target).float())
-        embedding = pool(out.context).float()
-        spread, redundancy = variance(embedding), covariance(embedding)
+        prediction = F.smooth_l1_loss(widen(out.prediction), widen(normalise(out.target)))
+        embedding = widen(pool(out.context))
+        spread, redundancy = spread_terms(embedding)
         loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
         terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
         return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:
-        """A small ViT on scikit-learn's digits."""
+        """A small ViT on scikit-learn's digits, where the EMA target alone collapses within 200 steps."""
         from jepa.data import digits
         from jepa.models import Encoder, ImageTokenizer
 
         tokenizer = ImageTokenizer(8, 2)
         encoder = Encoder(48, depth=2, num_heads=3, tokenizer=tokenizer)
         predictor = MaskedPredictor(48, tokenizer.grid, depth=1)
-        return cls(JEPA(encoder, predictor)), digits("train")
+        return cls(JEPA(encoder, predictor), variance_weight=1.0, covariance_weight=0.04), digits("train")

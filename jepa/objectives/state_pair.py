@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jepa.distributed import world_size
 from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
 from jepa.regularizers import covariance, variance
 
@@ -35,17 +36,17 @@ class StatePair(Objective):
 
     def views(self, batch: Any, draw: Draw) -> Views:
         """(state_t, state_t1) to `context` and `target`."""
-        pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)
-        if not pair or batch[0].shape != batch[1].shape:
+        now, then = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
+        if not (isinstance(now, Tensor) and isinstance(then, Tensor) and now.shape == then.shape):
             raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
-        return {"context": as_float(batch[0]), "target": as_float(batch[1])}
+        return {"context": as_float(now), "target": as_float(then)}
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
         out = self.model(views["context"], views["target"])
-        prediction = F.smooth_l1_loss(out.prediction.float(), normalise(out.target).float())
-        embedding = pool(out.context).float()
-        spread, redundancy = variance(embedding), covariance(embedding)
+        prediction = F.smooth_l1_loss(widen(out.prediction), widen(normalise(out.target)))
+        embedding = widen(pool(out.context))
+        spread, redundancy = spread_terms(embedding)
         loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
         terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
         return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
@@ -72,6 +73,18 @@ def normalise(x: Tensor) -> Tensor:
 def pool(x: Tensor) -> Tensor:
     """One vector a sample: (B, D) as it is, (B, N, D) averaged over the tokens."""
     return x if x.ndim == 2 else x.mean(dim=1)
+
+
+def spread_terms(embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and covariance term; both 0 for a global batch of one sample (the last of an epoch), which has none."""
+    if len(embedding) * world_size() < 2:
+        return embedding.new_zeros(()), embedding.new_zeros(())
+    return variance(embedding), covariance(embedding)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half precision to float32; anything else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def as_float(x: Tensor) -> Tensor:
