@@ -51,10 +51,10 @@ class EarlyStopping(Callback):
 
     Args:
         patience: Evaluations to wait for an improvement.
-        monitor: Name of the metric, lower is better.
+        monitor: Name of the metric, lower is better; the trainer's own by default.
     """
 
-    def __init__(self, patience: int, monitor: str = "val_loss") -> None:
+    def __init__(self, patience: int, monitor: str | None = None) -> None:
         self.patience = patience
         self.monitor = monitor
         self.best = math.inf
@@ -67,15 +67,11 @@ class EarlyStopping(Callback):
         if self.waited >= self.patience:
             trainer.control.submit(Stop(), source="callback")
 
-    def on_evaluated(self, trainer: JEPATrainer, event: events.Evaluated) -> None:
-        """Compare after a pass over the validation data."""
-        if self.monitor in event.metrics:
-            self._observe(trainer, event.metrics[self.monitor])
-
     def on_epoch_ended(self, trainer: JEPATrainer, event: events.EpochEnded) -> None:
-        """Compare a training metric at the end of an epoch."""
-        if not self.monitor.startswith("val_") and self.monitor in event.metrics:
-            self._observe(trainer, event.metrics[self.monitor])
+        """Compare, if the epoch ended with an evaluation; one that was asked for in between does not count."""
+        monitor = self.monitor or trainer.monitor
+        if monitor in event.metrics:
+            self._observe(trainer, event.metrics[monitor])
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and how long ago it was."""

@@ -8,13 +8,16 @@ import shutil
 import sys
 import warnings
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from jepa.files import atomic_path
+from jepa.models.base import misfits
 
 FORMAT = 1
 
@@ -72,6 +75,17 @@ def _check_intact(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged at {broken!r}; load an earlier checkpoint beside it")
 
 
+def check_fits(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str | os.PathLike[str]) -> None:
+    """Compare names and shapes before anything is loaded, so that a misfit changes nothing.
+
+    Raises:
+        CheckpointError: They differ; the message lists where.
+    """
+    misfit = misfits(module.state_dict(), tensors)
+    if misfit:
+        raise CheckpointError(f"{origin} does not fit this model: {misfit}")
+
+
 class CheckpointFolder:
     """The checkpoints of one run: `step-00001200.pt` files, the newest few of them, and `best.pt`.
 
@@ -99,8 +113,14 @@ class CheckpointFolder:
         return self.path / f"step-{step:08d}.pt"
 
     def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
-        """Write the checkpoint of `step`, mark it as the best one if asked, and remove the oldest."""
+        """Write the checkpoint of `step`, mark it as the best one if asked, and remove the oldest.
+
+        Later steps that are there already come from a continuation that was given up by loading an earlier
+        checkpoint; they are set aside, so that they are neither taken for the newest nor outlive this one.
+        """
         path = write_checkpoint(state, self.file(step))
+        for later in [file for file in self.files if file > path and step > 0]:
+            later.rename(later.with_suffix(".pt.replaced"))
         if best:
             with atomic_path(self.best) as temporary:
                 try:

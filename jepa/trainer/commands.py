@@ -34,14 +34,22 @@ class CommandTable:
 
     def apply(self, tickets: Iterable[Ticket]) -> None:
         """Apply commands in the order they were asked for; one that is refused changes nothing."""
-        for ticket in tickets:
+        waiting = list(tickets)
+        while waiting:
+            ticket = waiting.pop(0)
             try:
                 self._apply_one(ticket)
             except (ValueError, OSError, TypeError) as error:
                 self._refuse(ticket, error)
+            except BaseException as error:  # it ends the run, and nobody may wait for an answer for ever
+                for unanswered in (ticket, *waiting):
+                    unanswered.refuse(self._trainer.step, error)
+                raise
 
     def _apply_one(self, ticket: Ticket) -> None:
         trainer = self._trainer
+        if type(ticket.command) not in self._prepare:
+            raise TypeError(f"{type(ticket.command).__name__} is not a command that can be applied")
         result, effect = self._prepare[type(ticket.command)](ticket.command)
         trainer.journal_command(ticket, result)
         value = effect()

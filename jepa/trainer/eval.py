@@ -16,7 +16,7 @@ from jepa.models.base import build
 from jepa.models.jepa import JEPA
 from jepa.objectives import build_objective
 from jepa.objectives.base import Draw, Objective
-from jepa.trainer.checkpoint import CheckpointError, read_checkpoint
+from jepa.trainer.checkpoint import check_fits, read_checkpoint
 from jepa.trainer.step import to_device
 
 EMBEDDINGS_KEPT = 4096
@@ -125,10 +125,8 @@ class JEPAEvaluator:
             model = _rebuild(state["architecture"], path)
         options = dict(state["objective"])
         objective = build_objective(options.pop("name"), model, options)
-        try:
-            objective.load_state_dict(state["objective_state"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} does not fit this model: {error}") from error
+        check_fits(objective, state["objective_state"], path)
+        objective.load_state_dict(state["objective_state"])
         return cls(objective, device=device, seed=state["config"]["seed"])
 
     def evaluate(self, loader: Any) -> dict[str, float]:

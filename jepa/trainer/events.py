@@ -6,7 +6,7 @@ thread. A *sink* observes: any callable that takes one event. Sinks must return 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,3 +125,37 @@ class RunFailed(Event):
 
     error: BaseException
     traceback: str
+
+
+Sink = Callable[[Event], None]
+
+
+def as_sinks(logger: Any) -> list[Sink]:
+    """None, one logger or several, as a list of sinks.
+
+    Args:
+        logger: A callable that takes events, or an object with `log(metrics, step=...)`, such as a wandb run, which
+            then gets the metrics; or a list of these.
+
+    Raises:
+        TypeError: One of them is neither.
+    """
+    if logger is None:
+        return []
+    return [_as_sink(one) for one in (logger if isinstance(logger, list | tuple) else [logger])]
+
+
+def _as_sink(logger: Any) -> Sink:
+    sink: Sink = logger
+    if callable(sink):
+        return sink
+    if not callable(getattr(logger, "log", None)):
+        raise TypeError(
+            f"a logger takes events (is callable) or has log(metrics, step=...); got {type(logger).__name__}"
+        )
+
+    def log(event: Event) -> None:
+        if isinstance(event, MetricsLogged | Evaluated):
+            logger.log(dict(event.metrics), step=event.step)
+
+    return log

@@ -49,6 +49,8 @@ class Rates:
         decays = [float(group.get("weight_decay", 0.0)) for group in groups]
         self._decay_base = max(decays)
         self._decay_shares = [decay / self._decay_base if self._decay_base else 0.0 for decay in decays]
+        self.applied_rate = self._rate_base  # of the last step
+        self._applied_decay: float | None = None
         self._adjustable = self._declare(objective)
         self.hyper: dict[str, Tensor] = {
             name: torch.tensor(spec.default, device=device) for name, spec in objective.hyper_parameters.items()
@@ -87,10 +89,15 @@ class Rates:
             rate = self._adjustable["learning_rate"](step)
             for group, share in zip(groups, self._rate_shares, strict=True):
                 group["lr"] = rate * share
+        else:
+            rate = self.learning_rate(step)
+        self.applied_rate = rate
         if self._decay_base:
             decay = self._adjustable["weight_decay"](step)
-            for group, share in zip(groups, self._decay_shares, strict=True):
-                group["weight_decay"] = decay * share
+            if decay != self._applied_decay:
+                self._applied_decay = decay
+                for group, share in zip(groups, self._decay_shares, strict=True):
+                    group["weight_decay"] = decay * share
 
     def after_step(self) -> None:
         """Step a scheduler of the user's that counts optimizer updates."""
@@ -173,6 +180,7 @@ class Rates:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Apply the edits of a checkpoint."""
+        self._applied_decay = None
         for name, kept in state.items():
             if name in self._adjustable:
                 self._adjustable[name].load_state_dict(kept)

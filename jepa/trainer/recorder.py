@@ -46,7 +46,6 @@ class Recorder:
 
     def begin(self) -> None:
         """Training begins or goes on."""
-        self._losses, self._positions, self._interval = [], [], []
         self._mark_time, self._mark_step = time.perf_counter(), self._trainer.step
 
     def pause(self) -> None:
@@ -66,15 +65,16 @@ class Recorder:
         self._positions.append((trainer.step, trainer.epoch, trainer.batches_done - 1))
         self._last = result
 
-    def collect(self) -> None:
-        """Read the losses kept since the last call, averaged over ranks.
+    def collect(self, *, alone: bool = False) -> None:
+        """Read the losses kept since the last call, averaged over ranks unless `alone`.
 
         Raises:
             NonFiniteLossError: One of them is NaN or infinite.
         """
         if not self._losses:
             return
-        losses = distributed.all_reduce_mean(torch.stack(self._losses).double()).tolist()
+        kept = torch.stack(self._losses).double()
+        losses = (kept if alone else distributed.all_reduce_mean(kept)).tolist()
         positions = self._positions
         self._losses, self._positions = [], []
         for value, position in zip(losses, positions, strict=True):
@@ -84,14 +84,26 @@ class Recorder:
         self._epoch_sum += sum(losses)
         self._epoch_count += len(losses)
 
-    def _non_finite(self, value: float, step: int, epoch: int, batch: int) -> NonFiniteLossError:
+    def check_weights(self) -> None:
+        """Look for weights that a non-finite gradient has spoilt although the loss was finite.
+
+        Raises:
+            NonFiniteLossError: There are some.
+        """
         trainer = self._trainer
-        good = trainer.last_checkpoint
-        return NonFiniteLossError(
-            f"the loss is {value} at step {step} (epoch {epoch}, {trainer.describe_batch(epoch, batch)}); "
-            + (f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet")
-            + "; try a lower learning_rate, clip_grad_norm, or look for NaN in that batch"
-        )
+        for name, parameter in trainer.objective.named_parameters():
+            if not bool(torch.isfinite(parameter.detach()).all()):
+                what = f"{name} holds NaN or infinite numbers at step {trainer.step}, although the loss was finite"
+                raise NonFiniteLossError(self._advice(what))
+
+    def _non_finite(self, value: float, step: int, epoch: int, batch: int) -> NonFiniteLossError:
+        where = f"epoch {epoch}, {self._trainer.describe_batch(epoch, batch)}"
+        return NonFiniteLossError(self._advice(f"the loss is {value} at step {step} ({where})"))
+
+    def _advice(self, what: str) -> str:
+        good = self._trainer.last_checkpoint
+        kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
+        return f"{what}; {kept}; try a lower learning_rate, clip_grad_norm, or look for NaN in that batch"
 
     def log(self, result: StepResult) -> None:
         """Write one record of everything since the last one."""
@@ -102,7 +114,7 @@ class Recorder:
         metrics = {
             "loss": sum(self._interval) / len(self._interval),
             **terms,
-            "learning_rate": trainer.rates.learning_rate(trainer.step - 1),
+            "learning_rate": trainer.rates.applied_rate,
             **trainer.rates.extra_metrics(trainer.step - 1),
             **self._diagnose(result),
         }
@@ -188,6 +200,7 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.begin()
+        self._losses, self._positions = [], []
         self._interval = list(state["interval"])
         self._epoch_sum, self._epoch_count = state["epoch_sum"], state["epoch_count"]
         self._logged_step = state["logged_step"]

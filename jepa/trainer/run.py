@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -101,6 +102,7 @@ class RunFolder:
         except ImportError:  # no such locks on Windows; two writers are then the user's to avoid
             return
         self._lock = (self.path / ".lock").open("a")
+        _LOCKS.add(self._lock)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -133,13 +135,19 @@ class RunFolder:
         self._tick += 1
 
     def record(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Append one record of metrics."""
+        """Append one record of metrics; the file has it with the next status or checkpoint."""
         if self._metrics is not None:
             head = {"segment": self.segment, "step": step, "epoch": epoch, "time": time.time()}
-            self._metrics.append({**head, **metrics})
+            self._metrics.append({**head, **metrics}, flush=False)
+
+    def flush(self) -> None:
+        """Bring the metrics file up to date."""
+        if self._metrics is not None:
+            self._metrics.flush()
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace `status.json`."""
+        self.flush()
         write_text(self.status_path, json.dumps({**status, "time": time.time(), "pid": os.getpid()}), durable=False)
 
     def close(self) -> None:
@@ -148,6 +156,19 @@ class RunFolder:
             if file is not None:
                 file.close()
         self._journal = self._metrics = self._lock = None
+
+
+_LOCKS: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _drop_locks() -> None:
+    """Close the copies that a forked child (a data loading worker) would hold on to after this process was killed."""
+    for lock in list(_LOCKS):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_locks)
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

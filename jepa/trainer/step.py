@@ -57,7 +57,9 @@ class TrainStep:
         self._ddp = wrap_distributed(objective, device) if distributed else None
         forward: nn.Module = self._ddp or objective
         self._forward: Forward = torch.compile(forward) if compiled else forward  # type: ignore[assignment]
+        self._target = objective.model.target
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.updating = False  # from the first weight that changes until whoever counts steps has counted this one
 
     def __call__(
         self, batches: Sequence[Any], draws: Sequence[Draw], *, ema_momentum: float, clip: float | None
@@ -73,40 +75,38 @@ class TrainStep:
         Returns:
             Means over the samples of all batches.
         """
-        sizes = [self._objective.samples(batch) for batch in batches]
-        total = sum(sizes)
-        loss: Tensor | None = None
-        terms: dict[str, Tensor] = {}
-        losses: Losses | None = None
-        for index, (batch, draw, size) in enumerate(zip(batches, draws, sizes, strict=True)):
-            losses = self._backward(batch, draw, size / total, synchronize=index == len(batches) - 1)
-            share = size / total
-            if share == 1.0:
-                loss, terms = losses.loss.detach(), losses.terms
-            else:
-                loss = losses.loss.detach() * share + (0 if loss is None else loss)
-                terms = {name: value * share + terms.get(name, 0) for name, value in losses.terms.items()}
-        assert losses is not None
-        assert loss is not None
-        grad_norm = None
-        if clip is not None:
-            grad_norm = nn.utils.clip_grad_norm_(self._parameters, clip)
+        if len(batches) == 1:
+            losses = self._losses(batches[0], draws[0])
+            losses.loss.backward()
+        else:
+            losses = self._accumulate(batches, draws)
+        grad_norm = None if clip is None else nn.utils.clip_grad_norm_(self._parameters, clip)
+        self.updating = True
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._objective.model.target.update(ema_momentum)
-        return StepResult(loss, terms, losses.embedding, grad_norm)
+        self._target.update(ema_momentum)
+        return StepResult(losses.loss.detach(), losses.terms, losses.embedding, grad_norm)
 
-    def _backward(self, batch: Any, draw: Draw, share: float, *, synchronize: bool) -> Losses:
+    def _losses(self, batch: Any, draw: Draw) -> Losses:
         views = self._objective.views(to_device(batch, self._device), draw)
-        waits = self._ddp.no_sync() if self._ddp is not None and not synchronize else nullcontext()
-        with waits:
-            if self._autocast:
-                with torch.autocast(self._device.type, dtype=torch.bfloat16):
-                    losses = self._forward(views, self._hyper)
-            else:
-                losses = self._forward(views, self._hyper)
-            (losses.loss if share == 1.0 else losses.loss * share).backward()
-        return losses
+        if not self._autocast:
+            return self._forward(views, self._hyper)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            return self._forward(views, self._hyper)
+
+    def _accumulate(self, batches: Sequence[Any], draws: Sequence[Draw]) -> Losses:
+        """Add up the gradients of several batches, each weighted by its share of the samples."""
+        sizes = [self._objective.samples(batch) for batch in batches]
+        means: list[Tensor] = []
+        for number, (batch, draw, size) in enumerate(zip(batches, draws, sizes, strict=True), start=1):
+            waits = self._ddp is not None and number < len(batches)
+            with self._ddp.no_sync() if waits else nullcontext():  # type: ignore[union-attr]
+                losses = self._losses(batch, draw)
+                (losses.loss * (size / sum(sizes))).backward()
+            parts = torch.stack([losses.loss.detach(), *losses.terms.values()]) * (size / sum(sizes))
+            means.append(parts)
+        loss, *terms = torch.stack(means).sum(0).unbind()
+        return losses._replace(loss=loss, terms=dict(zip(losses.terms, terms, strict=True)))  # type: ignore[possibly-undefined]
 
 
 def wrap_distributed(objective: Objective, device: torch.device) -> DistributedDataParallel:

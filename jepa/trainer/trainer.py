@@ -1,8 +1,10 @@
 """The training loop, and what can be asked of it from outside.
 
-train / start -> _prepare -> _loop -> _train_epoch -> _train_step
-                                        |  between steps: commands, checkpoints
-                                        +- after steps: records, events to callbacks and sinks
+::
+
+    train / start -> _prepare -> _loop -> _train_epoch -> _take_step
+                                            |  between steps: commands, checkpoints
+                                            +- after steps: records, events to callbacks and sinks
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,13 +35,15 @@ from jepa.trainer import events
 from jepa.trainer.callback import EVENT_METHODS, Callback, EarlyStopping
 from jepa.trainer.checkpoint import (
     CheckpointError,
+    check_fits,
     random_state,
     read_checkpoint,
     restore_random_state,
     write_checkpoint,
 )
 from jepa.trainer.commands import CommandTable
-from jepa.trainer.control import Command, Control, SaveCheckpoint, Stop, Ticket
+from jepa.trainer.control import Command, Control, Evaluate, SaveCheckpoint, Stop, Ticket
+from jepa.trainer.events import Sink, as_sinks
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
 from jepa.trainer.ranks import CommandExchange, command_exchange, on_rank_zero
@@ -52,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 600.0
 PAUSE_POLL_SECONDS = 0.25
-Sink = Callable[[events.Event], None]
 LIVE = ("running", "paused", "stopping")
 
 
@@ -98,7 +102,8 @@ class JEPATrainer:
         optimizer: Over the parameters of the objective (of the model, where the objective adds none).
         scheduler: A torch scheduler, stepped by the trainer; `"warmup_cosine"` plans one over the true number of
             steps; `None` keeps the optimizer's rate.
-        logger: A sink, or several: callables that take events.
+        logger: A sink, or several: callables that take events, or objects with `log(metrics, step=...)`. On N ranks
+            only rank 0's gets any.
         objective: Name of the objective when `model` is a `JEPA`.
         config: How to train.
         callbacks: Objects that act on the run, see `Callback`.
@@ -152,7 +157,7 @@ class JEPATrainer:
         self._commands = CommandTable(self)
         self._callbacks = [*callbacks]
         if self.config.early_stopping is not None:
-            self._callbacks.append(EarlyStopping(self.config.early_stopping, self.monitor))
+            self._callbacks.append(EarlyStopping(self.config.early_stopping))
         self._bound = bind_callbacks(self._callbacks)
         self._sinks: tuple[Sink, ...] = ()
         self._step_sinks: tuple[Sink, ...] = ()
@@ -163,7 +168,7 @@ class JEPATrainer:
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._random_state: dict[str, Any] | None = None
-        self._updating = False
+        self._spoilt = False
         self._paused = False
         self._stopping = False
         self._steps_allowed: int | None = None
@@ -176,7 +181,7 @@ class JEPATrainer:
         self._lifecycle = threading.Lock()
         self._thread_id: int | None = None
         self._validation: BatchSource | None = None
-        for sink in as_sinks(logger):
+        for sink in as_sinks(logger) if self.rank == 0 else []:
             self.subscribe(sink)
         take_over(self)
 
@@ -258,7 +263,9 @@ class JEPATrainer:
             return RunHandle(self)
         self._prepare(train_loader, num_epochs, max_steps, val_loader)
         name = self.run.name if self.run else "run"
-        threading.Thread(target=self._loop_in_thread, name=f"jepa-{name}", daemon=True).start()
+        thread = threading.Thread(target=self._loop_in_thread, name=f"jepa-{name}", daemon=True)
+        thread.start()
+        self._thread_id = thread.ident
         return RunHandle(self)
 
     def restart(self) -> RunHandle:
@@ -306,8 +313,8 @@ class JEPATrainer:
 
     def unsubscribe(self, sink: Sink) -> None:
         """Send no more events to `sink`."""
-        self._sinks = tuple(kept for kept in self._sinks if kept is not sink)
-        self._step_sinks = tuple(kept for kept in self._step_sinks if kept is not sink)
+        self._sinks = tuple(kept for kept in self._sinks if kept != sink)
+        self._step_sinks = tuple(kept for kept in self._step_sinks if kept != sink)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -323,7 +330,12 @@ class JEPATrainer:
             target = None if path is None else Path(path).absolute()
             ticket = self.submit(SaveCheckpoint(target))
             return Path(ticket.result()["path"])
-        return self._save(None if path is None else Path(path))
+        held = self.run is not None and self.run.is_open
+        try:
+            return self._save(None if path is None else Path(path))
+        finally:
+            if self.run is not None and not held:
+                self.run.close()
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Take everything back from a checkpoint; the next `train` or `start` goes on from there.
@@ -338,6 +350,7 @@ class JEPATrainer:
 
     def _save(self, path: Path | None) -> Path:
         self._recorder.collect()  # never keep weights whose loss was not finite
+        self._recorder.check_weights()
         start = time.perf_counter()
         target = self.checkpoint_path(path)
         if self.rank == 0:
@@ -345,7 +358,9 @@ class JEPATrainer:
             if path is not None or self.run is None:
                 write_checkpoint(state, target)
             else:
-                self._open_run().checkpoints.save(state, self.step, best=self._improved)
+                folder = self._open_run()
+                folder.flush()  # the records up to here will not be made again
+                folder.checkpoints.save(state, self.step, best=self._improved)
         if path is None:
             self._saved_step, self._improved, self.last_checkpoint = self.step, False, target
         self._saved_at = time.monotonic()
@@ -368,6 +383,7 @@ class JEPATrainer:
             "objective": {"name": self.objective.name, **self.objective.config()},
             "config": _plain(asdict(self.config)),
             "objective_state": self.objective.state_dict(),
+            "optimizer_name": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": scheduler.state_dict() if scheduler is not None else None,
             "rates": self.rates.state_dict(),
@@ -392,14 +408,15 @@ class JEPATrainer:
                 f"{origin} is of objective {name!r}, this trainer has {self.objective.name!r}; "
                 f"use create_trainer(model, objective={name!r})"
             )
-        try:
-            self.objective.load_state_dict(state["objective_state"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{origin} does not fit this model: {error}") from error
+        check_fits(self.objective, state["objective_state"], origin)
+        optimizer, mine = state["optimizer_name"], type(self.optimizer).__name__
+        if optimizer != mine:
+            raise CheckpointError(f"{origin} does not fit this optimizer: it is of {optimizer}, this one is {mine}")
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise CheckpointError(f"{origin} does not fit this optimizer: {error}") from error
+        self.objective.load_state_dict(state["objective_state"])
         if self.rates.scheduler is not None and state["scheduler"] is not None:
             self.rates.scheduler.load_state_dict(state["scheduler"])
         self.rates.load_state_dict(state["rates"])
@@ -411,6 +428,7 @@ class JEPATrainer:
         self._recorder.load_state_dict(state["recorder"])
         self.history.load_state_dict(state["history"])
         self._best, self._saved_step = state["best"], self.step
+        self._spoilt = False
         for callback, kept in zip(self._callbacks, state["callbacks"], strict=False):
             callback.load_state_dict(kept)
 
@@ -420,28 +438,35 @@ class JEPATrainer:
         """Check everything that can go wrong and plan the run, in the caller's thread, before any work is done."""
         with self._lifecycle:
             self._check_idle("start it again")
+            take_over(self, at_start=True)
             if val_loader is not None:
                 self.val_loader = val_loader
+            if self.val_loader is None and self.monitor.startswith("val_"):
+                raise ValueError(f"monitor={self.monitor!r} needs validation data: pass val_loader=")
             source = self._as_source(loader)
             validation = self._as_source(self.val_loader) if self.val_loader is not None else None
             total = plan_steps(source.batches_per_epoch, self.config.accumulate, num_epochs, max_steps)
+            before = self.state
             try:
                 self._continue_run()
                 self._plan(source, validation, total)
+                self._request = (loader, num_epochs, max_steps)
+                self._error, self._trace = None, ""
+                self._paused = self._stopping = False
+                self._steps_allowed = None
+                self._thread_id = threading.get_ident()
+                self._refuse_queued()
+                self.ended.clear()
+                _LIVE_TRAINERS.add(self)
+                self._set_state("running")
+                if self.view is not None:
+                    self.view.show()
             except BaseException:
-                if self.run is not None:
-                    self.run.close()
+                self.state = before
+                with suppress(OSError):
+                    self.write_status()
+                self._let_go()
                 raise
-            self._request = (loader, num_epochs, max_steps)
-            self._error, self._trace = None, ""
-            self._paused = self._stopping = False
-            self._steps_allowed = None
-            self._refuse_queued()
-            self.ended.clear()
-            self._set_state("running")
-            _LIVE_TRAINERS.add(self)
-        if self.view is not None:
-            self.view.show()
 
     def _as_source(self, loader: Any) -> BatchSource:
         return as_source(loader, seed=self.config.seed, rank=self.rank, world_size=self.world_size)
@@ -455,14 +480,21 @@ class JEPATrainer:
             )
 
     def _continue_run(self) -> None:
-        """Open the run folder; a fresh trainer takes up the newest valid checkpoint that it finds there."""
-        if self.run is None:
-            return
-        folder = self.run
+        """Open the run folder; a fresh (or spoilt) trainer takes up the newest valid checkpoint that it finds there."""
+        if self.run is not None:
+            self._take_up(self.run)
+        if self._spoilt:
+            warnings.warn(
+                "the last run broke in the middle of an update or with a loss that is not finite, and there is no "
+                "checkpoint to go back to: this one goes on with the weights as they are",
+                stacklevel=5,
+            )
+            self._spoilt = False
 
+    def _take_up(self, folder: RunFolder) -> None:
         def find() -> tuple[str | None, int]:
             self._open_run()
-            found = folder.checkpoints.newest_valid() if self.step == 0 else None
+            found = folder.checkpoints.newest_valid() if self.step == 0 or self._spoilt else None
             return (str(found[0]) if found else None), folder.segment
 
         path, folder.segment = on_rank_zero(find)
@@ -542,6 +574,7 @@ class JEPATrainer:
             restore_random_state(self._random_state)
             self._random_state = None
         self.objective.train()
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that failed half-way
         self._recorder.begin()
         folder = self.run.path if self.run else None
         self._journal("RunStarted", total_steps=self.total_steps, world_size=self.world_size, notes=self._source.notes)
@@ -578,13 +611,14 @@ class JEPATrainer:
         result = self._train_step(
             window, draws, ema_momentum=self.rates.ema_momentum(self.step), clip=self.rates.clip(self.step)
         )
-        self._updating = True
         self.last_batch, self.last_draw = window[-1], draws[-1]
         self._batches_drawn += len(window)
         self.batches_done += len(window)
         self.step += 1
         self.rates.after_step()
-        self._updating = False
+        self._train_step.updating = False
+        if self._steps_allowed is not None:
+            self._steps_allowed -= 1
         self._after_step(result)
 
     def _after_step(self, result: StepResult) -> None:
@@ -614,8 +648,14 @@ class JEPATrainer:
         """Loss and its terms over the validation data: `val_loss` and so on. Recorded at the present step."""
         from jepa.trainer.eval import evaluate_objective
 
+        if self.is_live and threading.get_ident() != self._thread_id:
+            ticket = self.submit(Evaluate())
+            ticket.result()
+            return ticket.value
         if self._validation is None:
-            raise ValueError("there is no validation data: pass val_loader= to create_trainer or train")
+            if self.val_loader is None:
+                raise ValueError("there is no validation data: pass val_loader= to create_trainer or train")
+            self._validation = self._as_source(self.val_loader)
         losses = evaluate_objective(self.objective, self._validation, self.device, self.rates.hyper, self.config.seed)
         metrics = {f"val_{name}": value for name, value in losses.items()}
         self._recorder.record(metrics)
@@ -626,31 +666,23 @@ class JEPATrainer:
 
     def _between_steps(self) -> None:
         assert self._exchange is not None
+        if self._steps_allowed == 0:
+            self.pause()
         if self._exchange.pending():
             self._commands.apply(self._exchange.take())
-        if self._steps_allowed is not None:
-            self._spend_allowed_step()
         while self._paused and not self._stopping:
             self._commands.apply(self._exchange.wait(PAUSE_POLL_SECONDS))
-
-    def _spend_allowed_step(self) -> None:
-        assert self._steps_allowed is not None
-        if self._steps_allowed == 0:
-            self._steps_allowed = None
-            self.pause()
-        else:
-            self._steps_allowed -= 1
 
     def pause(self) -> None:
         """Hold before the next step (training thread; from elsewhere use the handle)."""
         self._recorder.pause()
-        self._paused = True
+        self._paused, self._steps_allowed = True, None
         self._set_state("paused")
 
     def resume(self, steps: int | None = None) -> None:
         """Go on, for `steps` updates or until the end (training thread)."""
         self._recorder.resume()
-        self._paused, self._steps_allowed = False, None if steps is None else steps - 1
+        self._paused, self._steps_allowed = False, steps
         self._set_state("running")
 
     def stop(self) -> None:
@@ -666,7 +698,8 @@ class JEPATrainer:
     # ------------------------------------------------------------------ the end
 
     def _end(self, state: str) -> None:
-        self._recorder.finish()
+        if state == "finished":  # the interval of a stopped run is completed when it goes on
+            self._recorder.finish()
         if self.run is not None and self._saved_step != self.step:
             self._save(None)
         self._journal("RunEnded", state=state)
@@ -676,18 +709,19 @@ class JEPATrainer:
     def _fail(self, error: BaseException) -> None:
         self._error = error
         self._trace = "".join(traceback.format_exception(error))
-        self._rescue(error)
+        torn = self._train_step is not None and self._train_step.updating
+        self._spoilt = torn or isinstance(error, NonFiniteLossError)
+        self._rescue()
         self._journal("RunFailed", error=f"{type(error).__name__}: {error}")
         self._set_state("failed")
         self.publish(events.RunFailed(self.step, self.epoch, error, self._trace))
 
-    def _rescue(self, error: BaseException) -> None:
+    def _rescue(self) -> None:
         """Keep the work done so far, unless the weights are bad or in the middle of an update."""
-        if self.run is None or self._updating or self._saved_step == self.step or self.step == 0:
-            return
-        if isinstance(error, NonFiniteLossError):
+        if self.run is None or self._spoilt or self._saved_step == self.step or self.step == 0:
             return
         try:
+            self._recorder.collect(alone=True)  # the other ranks may be elsewhere, or gone
             self._save(None)
         except Exception as second:
             warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)
@@ -742,17 +776,22 @@ class JEPATrainer:
 _LIVE_TRAINERS: weakref.WeakSet[JEPATrainer] = weakref.WeakSet()
 
 
-def take_over(trainer: JEPATrainer, timeout: float = 60.0) -> None:
-    """Stop, with a checkpoint, a live run of this process that trains the same model or writes the same folder."""
+def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = False) -> None:
+    """Stop, with a checkpoint, a live run of this process that trains the same model or writes the same folder.
+
+    Other live runs are left alone; unless `at_start`, when it was said before, a warning says that they share the
+    processor.
+    """
     for other in list(_LIVE_TRAINERS):
         same_model = not set(map(id, other.objective.parameters())).isdisjoint(map(id, trainer.objective.parameters()))
         same_folder = trainer.run is not None and other.run is not None and trainer.run.path == other.run.path
         if not (same_model or same_folder):
-            warnings.warn(
-                f"another run of this process is {other.state} at step {other.step} "
-                f"({other.run.path if other.run else 'no folder'}); the two will share the processor",
-                stacklevel=4,
-            )
+            if not at_start:
+                warnings.warn(
+                    f"another run of this process is {other.state} at step {other.step} "
+                    f"({other.run.path if other.run else 'no folder'}); the two will share the processor",
+                    stacklevel=4,
+                )
             continue
         other.control.submit(Stop(), source="handle")
         if not other.ended.wait(timeout):
@@ -787,13 +826,6 @@ def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> t
             "build it from model.parameters() of the same model"
         )
     return optimizer
-
-
-def as_sinks(logger: Any) -> list[Sink]:
-    """None, one sink or several, as a list."""
-    if logger is None:
-        return []
-    return list(logger) if isinstance(logger, list | tuple) else [logger]
 
 
 def bind_callbacks(callbacks: Sequence[Callback]) -> dict[type[events.Event], list[Callable[..., None]]]:

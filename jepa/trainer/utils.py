@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from torch.utils.data import Dataset, Subset, random_split
+from torch.utils.data import Dataset, Subset
 
 from jepa.files import write_text
 
@@ -93,14 +93,14 @@ def create_data_splits(
     Raises:
         ValueError: The shares are negative or add up to more than 1.
     """
-    test = 1.0 - train - val if test is None else test
-    if min(train, val, test) < -1e-9 or train + val + test > 1 + 1e-9:
-        raise ValueError(f"shares must be at least 0 and add up to at most 1, got {(train, val, test)}")
+    rest = 1.0 - train - val if test is None else test
+    if min(train, val, rest) < -1e-9 or train + val + rest > 1 + 1e-9:
+        raise ValueError(f"shares must be at least 0 and add up to at most 1, got {(train, val, rest)}")
     length = len(dataset)  # type: ignore[arg-type]
-    sizes = [round(share * length) for share in (train, val)]
-    sizes.append(min(round(test * length), length - sum(sizes)))
-    parts = random_split(dataset, [*sizes, length - sum(sizes)], torch.Generator().manual_seed(seed))
-    return parts[0], parts[1], parts[2]
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+    first, second = round(train * length), round((train + val) * length)
+    third = length if test is None else round((train + val + rest) * length)
+    return Subset(dataset, order[:first]), Subset(dataset, order[first:second]), Subset(dataset, order[second:third])
 
 
 def setup_reproducibility(seed: int = 0, *, deterministic: bool = False) -> None:
