@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -29,7 +30,7 @@ OUTPUT = ".jp-OutputArea-output"
 
 
 @contextmanager
-def jupyterlab(folder: Path) -> Iterator[str]:
+def jupyterlab(folder: Path, *, dark: bool = False) -> Iterator[str]:
     """Serve `folder`; yields the address with its token. Settings and runtime files are private to this server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -47,9 +48,9 @@ def jupyterlab(folder: Path) -> Iterator[str]:
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
         f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
-    private.mkdir(parents=True, exist_ok=True)
+    _settle(private / "config", "JupyterLab Dark" if dark else "JupyterLab Light")
     with (private / "server.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -62,6 +63,14 @@ def jupyterlab(folder: Path) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait(10)
+
+
+def _settle(config: Path, theme: str) -> None:
+    settings = config / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    choices = {"themes": {"theme": theme}, "notification": {"fetchNews": "false"}}
+    for name, choice in choices.items():
+        (settings / f"{name}.jupyterlab-settings").write_text(json.dumps(choice), encoding="utf-8")
 
 
 def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:

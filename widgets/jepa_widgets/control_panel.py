@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipywidgets import HTML, Button, FloatText, HBox, Layout, VBox
+from ipywidgets import HTML, Button, HBox, Layout, VBox
 
 from jepa.trainer import control, events
 from jepa_widgets.inspector import Inspector
+from jepa_widgets.rate_field import RateField
 
 if TYPE_CHECKING:
     from jepa.trainer import JEPATrainer
 
-COLOURS = {"running": "#009E73", "paused": "#E69F00", "stopping": "#E69F00", "failed": "#D55E00"}
+COLOURS = {
+    "running": "#009E73",
+    "paused": "#E69F00",
+    "stopping": "#E69F00",
+    "finished": "#3B8FC7",
+    "stopped": "#3B8FC7",
+    "failed": "#D55E00",
+}
+MODES = {"scale": "the rest of its schedule rescaled", "hold": "held there"}
 LIVE = ("running", "paused", "stopping")
 
 
@@ -22,13 +33,20 @@ class ControlPanel(VBox):
 
     Args:
         trainer: Whose run this is.
+
+    Attributes:
+        on_change: Called when something was clicked that should be shown soon; `flush` by default.
+        starting: Whether the Start button is at work.
     """
 
     def __init__(self, trainer: JEPATrainer) -> None:
         self._trainer = trainer
         self._said = "ready"
+        self._kept = ""
         self._trouble = ""
-        self._inspection: control.Ticket | None = None
+        self._asked: list[control.Ticket] = []
+        self.on_change: Callable[[], None] = self.flush
+        self.starting = False
         self._status = HTML()
         self._acknowledged = HTML()
         self._error = HTML()
@@ -41,21 +59,11 @@ class ControlPanel(VBox):
             "checkpoint": self._button(
                 "Checkpoint", "save", "Write a checkpoint now", lambda: control.SaveCheckpoint()
             ),
-            "inspect": self._button("Inspect", "search", "Look at the last batch", self._inspect),
+            "inspect": self._button("Inspect", "search", "Look at the last batch", lambda: control.Inspect()),
         }
-        rate = trainer.status().learning_rate
-        self._rate = FloatText(
-            value=float(f"{rate:.3g}"),
-            step=None,
-            description="learning rate",
-            tooltip="New learning rate; the rest of its schedule is rescaled",
-            style={"description_width": "initial"},
-            layout=Layout(width="190px"),
-        )
-        self._rate.add_class("jepa-learning-rate")
-        self._apply = self._button("Apply", "check", "Use this learning rate from the next step on", self._set_rate)
+        self._rate = RateField(lambda text: self._submit(lambda: _new_rate(text)))
         self.inspector = Inspector()
-        row = HBox([*self._buttons.values(), self._rate, self._apply], layout=Layout(flex_flow="row wrap"))
+        row = HBox([*self._buttons.values(), self._rate], layout=Layout(flex_flow="row wrap"))
         super().__init__([self._status, row, self._acknowledged, self._error, self.inspector])
         self.add_class("jepa-control-panel")
         self.flush()
@@ -66,44 +74,57 @@ class ControlPanel(VBox):
         button.on_click(lambda _: self._submit(command))
         return button
 
-    def _submit(self, command: Any) -> None:
+    def _submit(self, command: Callable[[], Any]) -> None:
+        self._trouble = ""
         try:
             wish = command()
             if isinstance(wish, control.Command):
-                self._trainer.submit(wish, source="panel")
+                self._asked.append(self._trainer.submit(wish, source="panel"))
         except Exception as error:  # shown where the user looks; a handler has nobody to raise to
             self._trouble = f"{type(error).__name__}: {error}"
-            self.flush()
+        self.on_change()
 
     def _start(self) -> None:
-        self._trouble = ""
-        self._trainer.restart()
+        status = self._trainer.status()
+        if 0 < status.total_steps <= status.step:
+            raise ValueError(
+                f"all {status.total_steps} steps are done; start(loader, num_epochs=...) with more goes on"
+            )
+        self.starting = True
+        try:
+            self._trainer.restart()
+        finally:
+            self.starting = False
 
-    def _set_rate(self) -> control.Command:
-        return control.Set("learning_rate", self._rate.value)
-
-    def _inspect(self) -> None:
-        self._inspection = self._trainer.submit(control.Inspect(), source="panel")
+    @property
+    def waiting(self) -> bool:
+        """Whether something was asked that has no answer yet."""
+        return bool(self._asked)
 
     def __call__(self, event: events.Event) -> None:
         """Take one event; `flush` shows it."""
         if isinstance(event, events.CommandApplied):
             self._said = _sentence(event)
         elif isinstance(event, events.CheckpointSaved):
-            self._said = f"checkpoint of step {event.step}: {event.path.name}"
+            self._kept = f"last checkpoint: step {event.step}"
         elif isinstance(event, events.RunEnded):
             self._said = f"{event.state} at step {event.step}"
         elif isinstance(event, events.RunStarted):
+            self._said = f"started at step {event.step}"
             self._trouble = ""
         elif isinstance(event, events.RunFailed):
             self._trouble = event.traceback
 
     def flush(self) -> None:
         """Show the present state."""
+        self._take_answers()
         status = self._trainer.status()
         live = status.state in LIVE
         self._status.value = _status_line(status)
-        self._acknowledged.value = f'<span class="jepa-acknowledged">{escape(self._said)}</span>'
+        self._acknowledged.value = (
+            f'<div class="jepa-line"><span class="jepa-acknowledged">{escape(self._said)}</span>'
+            f'<span class="jepa-last-checkpoint">{self._kept}</span></div>'
+        )
         self._error.value = _trouble(self._trouble)
         enabled = {
             "start": not live,
@@ -116,28 +137,49 @@ class ControlPanel(VBox):
         }
         for name, button in self._buttons.items():
             button.disabled = not enabled[name]
-        self._apply.disabled = not live
-        if self._inspection is not None and self._inspection.done:
-            self._show_inspection(self._inspection)
+        self._rate.enabled = live
+        self._rate.rate = f"{status.learning_rate:.3g}"
 
-    def _show_inspection(self, ticket: control.Ticket) -> None:
-        self._inspection = None
+    def _take_answers(self) -> None:
+        ended = self._trainer.ended.is_set()
+        for ticket in [ticket for ticket in self._asked if ticket.done or ended]:
+            self._asked.remove(ticket)
+            try:
+                ticket.result(0)
+            except RuntimeError as late:  # after the end of the run, of which no event tells
+                self._said = str(late)
+            except Exception:
+                continue  # an event has told why
+            else:
+                if isinstance(ticket.command, control.Inspect):
+                    self._show_inspection(ticket.value)
+
+    def _show_inspection(self, inspection: Any) -> None:
         try:
-            ticket.result(0)
-            self.inspector.show(ticket.value)
+            self.inspector.show(inspection)
         except Exception as error:
-            self._error.value = _trouble(f"{type(error).__name__}: {error}")
+            self._trouble = f"the batch cannot be shown: {type(error).__name__}: {error}"
+
+
+def _new_rate(text: str) -> control.Command:
+    try:
+        return control.Set("learning_rate", float(text))
+    except ValueError:
+        raise ValueError(f"the learning rate must be a number such as 3e-4, got {text!r}") from None
 
 
 def _status_line(status: Any) -> str:
-    left = "" if status.seconds_left is None else f" &nbsp; about {_duration(status.seconds_left)} left"
-    speed = f" &nbsp; {status.steps_per_second:.3g} steps/s" if status.steps_per_second else ""
-    colour = COLOURS.get(status.state, "inherit")
-    return (
-        f'<span class="jepa-state" style="color:{colour};font-weight:600">{status.state}</span> &nbsp; '
-        f'step <b class="jepa-step-count">{status.step}</b> of {status.total_steps} &nbsp; epoch {status.epoch}'
-        f"{speed}{left} &nbsp; learning rate {status.learning_rate:.3g}"
-    )
+    items = [
+        f'<b class="jepa-state" style="color:{COLOURS.get(status.state, "inherit")}">{status.state}</b>',
+        f'step <b class="jepa-step-count">{status.step}</b> of {status.total_steps}',
+        f"epoch {status.epoch}",
+    ]
+    if status.steps_per_second:
+        items.append(f"{status.steps_per_second:.3g} steps/s")
+    if status.seconds_left is not None:
+        items.append(f"about {_duration(status.seconds_left)} left")
+    items.append(f'learning rate <span class="jepa-rate">{status.learning_rate:.3g}</span>')
+    return '<div class="jepa-line">' + "".join(f"<span>{item}</span>" for item in items) + "</div>"
 
 
 def _sentence(event: events.CommandApplied) -> str:
@@ -146,12 +188,20 @@ def _sentence(event: events.CommandApplied) -> str:
         return f"{name} refused at step {event.step}: {event.error}"
     if name == "Set":
         result = event.result
+        what = str(result["name"]).replace("_", " ")
         return (
-            f"{result['name']} {result['old']:.4g} to {result['new']:.4g} ({result['mode']}) from step {event.step + 1}"
+            f"{what} {result['old']:.4g} to {result['new']:.4g} from step {event.step + 1} on, {MODES[result['mode']]}"
         )
     if name == "SaveCheckpoint":
-        return f"checkpoint of step {event.step} written: {event.result['path']}"
+        return f"checkpoint of step {event.step} written: {_short(event.result['path'])}"
     return f"{name} took effect after step {event.step}"
+
+
+def _short(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
 
 
 def _trouble(text: str) -> str:

@@ -1,4 +1,7 @@
-const PANELS = ["loss", "learning rate", "EMA momentum", "embedding std", "effective rank"];
+const PANELS = ["loss", "learning rate", "EMA momentum", "embedding std", "effective rank", "gradient norm"];
+const TRAINING = "#3B8FC7";
+const VALIDATION = "#D55E00";
+const COMMAND = "#CC79A7";
 
 function unpack(bytes) {
   if (!bytes || bytes.byteLength === 0) return { curves: [], marks: [], uid: "empty" };
@@ -16,34 +19,51 @@ function unpack(bytes) {
   return header;
 }
 
+function axisKey(panel) {
+  return panel === 0 ? "" : String(panel + 1);
+}
+
 function figure(snapshot, width) {
   const columns = width < 700 ? 2 : 3;
-  const rows = Math.ceil(PANELS.length / columns);
+  const present = new Set(snapshot.curves.map((curve) => curve.panel));
+  const panels = [...PANELS.keys()].filter((panel) => present.size === 0 || present.has(panel));
+  const rows = Math.ceil(panels.length / columns);
   const layout = {
-    height: 190 * rows + 30,
+    height: 180 * rows + 40,
     width,
-    margin: { l: 52, r: 16, t: 28, b: 34 },
+    margin: { l: 48, r: 16, t: 24, b: 42 },
     showlegend: false,
     annotations: [],
     shapes: [],
     uirevision: snapshot.uid,
   };
-  const gap = { x: 0.075, y: 0.3 / rows };
+  const gap = { x: Math.min(62 / (width - 64), 0.3), y: 0.3 / rows };
   const size = { x: (1 - gap.x * (columns - 1)) / columns, y: (1 - gap.y * (rows - 1)) / rows };
-  PANELS.forEach((name, index) => {
-    const column = index % columns;
-    const row = Math.floor(index / columns);
-    const key = index === 0 ? "" : String(index + 1);
+  panels.forEach((panel, place) => {
+    const column = place % columns;
+    const row = Math.floor(place / columns);
+    const key = axisKey(panel);
     const left = column * (size.x + gap.x);
     const top = 1 - row * (size.y + gap.y);
-    layout[`xaxis${key}`] = { domain: [left, left + size.x], anchor: `y${key}`, rangemode: "tozero", nticks: 6 };
-    layout[`yaxis${key}`] = { domain: [top - size.y, top], anchor: `x${key}`, nticks: 5, exponentformat: "power" };
+    layout[`xaxis${key}`] = {
+      domain: [left, left + size.x],
+      anchor: `y${key}`,
+      rangemode: "tozero",
+      nticks: columns === 2 ? 4 : 6,
+      title: place + columns >= panels.length ? { text: "step", standoff: 4 } : undefined,
+    };
+    layout[`yaxis${key}`] = {
+      domain: [top - size.y, top], anchor: `x${key}`, nticks: 5, exponentformat: "power", automargin: true,
+    };
+    const validated = panel === 0 && snapshot.curves.some((curve) => curve.name === "val_loss");
+    const text = validated ? `${PANELS[panel]}, <span style="color:${VALIDATION}">validation</span>` : PANELS[panel];
     layout.annotations.push({
-      text: name, x: left, y: top, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false,
+      text, x: left, y: top, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false,
+      font: { size: 12 },
     });
   });
   const data = snapshot.curves.map((curve) => {
-    const key = curve.panel === 0 ? "" : String(curve.panel + 1);
+    const key = axisKey(curve.panel);
     return {
       type: "scatter",
       mode: curve.x.length < 3 ? "lines+markers" : "lines",
@@ -52,13 +72,13 @@ function figure(snapshot, width) {
       y: curve.y,
       xaxis: `x${key}`,
       yaxis: `y${key}`,
-      line: { color: curve.name.startsWith("val_") ? "#D55E00" : "#3B8FC7", width: 1.6 },
+      line: { color: curve.name.startsWith("val_") ? VALIDATION : TRAINING, width: 1.6 },
       hovertemplate: "step %{x}<br>%{y:.5g}<extra>" + curve.name + "</extra>",
     };
   });
-  if (snapshot.marks.length) {
-    const loss = snapshot.curves.find((curve) => curve.panel === 0);
-    const level = loss ? Math.max(...loss.y) : 1;
+  const loss = snapshot.curves.find((curve) => curve.panel === 0);
+  if (snapshot.marks.length && loss) {
+    const level = Math.max(...loss.y);
     data.push({
       type: "scatter",
       mode: "markers",
@@ -66,14 +86,16 @@ function figure(snapshot, width) {
       x: snapshot.marks.map((mark) => mark.step),
       y: snapshot.marks.map(() => level),
       text: snapshot.marks.map((mark) => mark.text),
-      marker: { symbol: "triangle-down", size: 9, color: "#CC79A7" },
+      marker: { symbol: "triangle-down", size: 9, color: COMMAND },
       hovertemplate: "step %{x}<br>%{text}<extra></extra>",
     });
     for (const mark of snapshot.marks) {
-      layout.shapes.push({
-        type: "line", x0: mark.step, x1: mark.step, xref: "x", y0: 0, y1: 1, yref: "y domain",
-        line: { color: "#CC79A7", width: 1, dash: "dot" },
-      });
+      for (const key of ["", "2"].filter((name) => layout[`xaxis${name}`])) {
+        layout.shapes.push({
+          type: "line", x0: mark.step, x1: mark.step, xref: `x${key}`, y0: 0, y1: 1, yref: `y${key} domain`,
+          line: { color: COMMAND, width: 1, dash: "dot" },
+        });
+      }
     }
   }
   return { data, layout };

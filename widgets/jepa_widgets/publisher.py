@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
+logger = logging.getLogger(__name__)
+
 INTERVAL_SECONDS = 0.25
+ANSWER_SECONDS = 0.05
 
 
 class Publisher:
-    """Calls `flush` soon after `soon()` and at once after `now()`, on a thread of its own; the latest state wins.
+    """Calls `flush` soon after `soon()`, on a thread of its own; the latest state wins.
+
+    What must not wait for the interval goes through `now()` and `answer`, which should write little. A call that
+    raises is logged, once for each error, and the next ones are made all the same.
 
     Args:
-        flush: Writes the widgets' traits.
-        interval: Seconds between two calls that nobody asked for at once.
+        flush: Writes everything.
+        answer: Writes what must be seen at once.
+        interval: Least seconds between two calls of `flush`.
     """
 
-    def __init__(self, flush: Callable[[], None], interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        flush: Callable[[], None],
+        answer: Callable[[], None] = lambda: None,
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
         self._flush = flush
+        self._answer = answer
         self._interval = interval
         self._news = threading.Event()
         self._urgent = threading.Event()
-        self._closed = False
+        self._closing = threading.Event()
+        self._reported: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="jepa-publisher", daemon=True)
         self._thread.start()
 
@@ -38,15 +53,32 @@ class Publisher:
 
     def close(self) -> None:
         """Write a last time and end the thread."""
-        self._closed = True
+        self._closing.set()
         self.now()
-        self._thread.join(timeout=5)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._closed:
+        while not self._closing.is_set():
             self._news.wait()
             self._news.clear()
             self._urgent.clear()
-            started = time.monotonic()
-            self._flush()
-            self._urgent.wait(max(self._interval - (time.monotonic() - started), 0))
+            due = time.monotonic() + self._interval
+            self._call(self._flush)
+            self._answer_until(due)
+        self._call(self._flush)
+
+    def _answer_until(self, due: float) -> None:
+        while (left := due - time.monotonic()) > 0 and not self._closing.is_set():
+            if self._urgent.wait(left) and not self._closing.is_set():
+                self._urgent.clear()
+                self._call(self._answer)
+                self._closing.wait(ANSWER_SECONDS)  # a script may ask a thousand times a second
+
+    def _call(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception as error:
+            if repr(error) not in self._reported:
+                self._reported.add(repr(error))
+                logger.exception("the live view could not be updated")

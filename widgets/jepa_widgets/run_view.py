@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from IPython.display import display
-from ipywidgets import VBox
 
 from jepa.trainer import events
 from jepa_widgets.control_panel import ControlPanel
@@ -16,12 +15,14 @@ from jepa_widgets.static_figure import StaticFigure
 if TYPE_CHECKING:
     from jepa.trainer import JEPATrainer
 
-URGENT = (events.CommandApplied, events.StateChanged, events.CheckpointSaved, events.RunStarted)
-ENDS = (events.RunEnded, events.RunFailed)
+URGENT = (events.CommandApplied, events.StateChanged, events.RunStarted, events.RunEnded, events.RunFailed)
 
 
 class RunView:
     """What `create_trainer` shows in a notebook.
+
+    While the run trains its curves are live. When it has ended the static figure takes their place, which stays in the
+    saved notebook; a restart brings the live ones back.
 
     Args:
         trainer: Whose run it is.
@@ -33,44 +34,52 @@ class RunView:
         self._trainer = trainer
         self.panel = ControlPanel(trainer) if control_panel else None
         self.plot = LivePlot() if live_plot else None
-        self.static = StaticFigure(trainer, inline=False)
-        self._parts = [part for part in (self.panel, self.plot) if part is not None]
-        self.box = VBox(self._parts)
-        self._ended = False
-        self._publisher = Publisher(self._flush)
+        self.static = StaticFigure(trainer, stands_for=self.plot)
+        self._publisher = Publisher(self._flush, self._answer)
+        if self.panel is not None:
+            self.panel.on_change = self._publisher.now
+        trainer.subscribe(self)
         if self.plot is not None:
             self.plot.load(trainer.history)
-        trainer.subscribe(self)
+            trainer.subscribe(self.static)
 
     def show(self) -> None:
-        """Show panel and curves in the present cell."""
-        display(self.box)
-        if self.plot is not None:
-            self.static.place()
+        """Show panel and curves in the present cell; a start from the panel, which has no cell, shows them in place."""
+        if self.panel is None or not self.panel.starting:
+            if self.panel is not None:
+                display(self.panel)
+            if self.plot is not None:
+                self.static.place()
         self._publisher.now()
 
     def close(self) -> None:
         """Show nothing new any more."""
         self._trainer.unsubscribe(self)
+        self._trainer.unsubscribe(self.static)
         self._publisher.close()
 
     def __call__(self, event: events.Event) -> None:
         """Take one event on the training thread."""
-        for part in self._parts:
-            part(event)
-        if isinstance(event, ENDS):
-            self._ended = True
-        if isinstance(event, URGENT + ENDS):
+        if isinstance(event, events.RunStarted) and self.plot is not None:
+            self.plot.load(self._trainer.history)  # a checkpoint may just have brought one
+        for part in (self.panel, self.plot):
+            if part is not None:
+                part(event)
+        if isinstance(event, URGENT):
             self._publisher.now()
         else:
             self._publisher.soon()
 
     def _flush(self) -> None:
-        for part in self._parts:
-            part.flush()
-        if self._ended and self.plot is not None:
-            self._ended = False
-            self.static.render()
+        self._answer()
+        if self.plot is not None:
+            self.plot.flush()
+
+    def _answer(self) -> None:
+        if self.panel is not None:
+            self.panel.flush()
+            if self.panel.waiting:
+                self._publisher.soon()
 
 
 def attach(trainer: JEPATrainer, *, live_plot: bool = True, control_panel: bool = True) -> RunView:

@@ -1,0 +1,204 @@
+"""Panel, curves and final figure of one run, together."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jepa_widgets import RunView
+from jepa_widgets.publisher import Publisher
+
+from jepa.data.memory import MemoryLoader
+from jepa.trainer import JEPATrainer
+
+MakeTrainer = Callable[..., JEPATrainer]
+MakeView = Callable[..., RunView]
+WaitUntil = Callable[[Callable[[], Any]], None]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def curves(view: RunView) -> dict[str, list[int]]:
+    assert view.plot is not None
+    return {name: curve.points()[0] for name, curve in view.plot._curves.items() if curve.points()[0]}
+
+
+def kinds(displayed: list[dict[str, Any]]) -> list[tuple[str, bool]]:
+    """What was sent, in order: a widget by its name or the figure, and whether it replaced what was there."""
+    sent = []
+    for message in displayed:
+        data = message["data"]
+        name = "figure" if PLOTLY in data else re.findall("ControlPanel|LivePlot", data["text/plain"])[0]
+        assert name == "figure" or WIDGET in data
+        sent.append((name, bool(message.get("update"))))
+    return sent
+
+
+def test_a_run_in_a_thread_is_followed_to_its_end(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    wait_until: WaitUntil,
+) -> None:
+    trainer = make_trainer()
+    view = make_view(trainer)
+    history = trainer.start(loader, num_epochs=3, wait=False).wait(30)
+    wait_until(lambda: ">finished<" in view.panel._status.value and 'step-count">18<' in view.panel._status.value)
+    assert "finished at step 18" in view.panel._acknowledged.value
+    assert curves(view)["loss"] == history.steps("loss") == list(range(1, 19))
+    wait_until(lambda: view.plot.snapshot == view.plot.packed())
+
+
+def test_live_curves_give_way_to_a_figure_that_stays_and_come_back_with_a_restart(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    wait_until: WaitUntil,
+) -> None:
+    trainer = make_trainer()
+    view = make_view(trainer)
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    assert kinds(displayed) == [("ControlPanel", False), ("LivePlot", False)]
+    wait_until(lambda: trainer.step > 2)
+    run.stop()
+    assert trainer.ended.wait(20)
+    assert kinds(displayed)[2:] == [("figure", True)]
+
+    view.panel._buttons["start"].click()
+    wait_until(lambda: len(displayed) == 4)
+    assert kinds(displayed)[3:] == [("LivePlot", True)]
+    assert len({message["transient"]["display_id"] for message in displayed[1:]}) == 1
+    assert (trainer.run.path / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_show_displays_it_again_with_the_final_figure_after_the_end(
+    make_trainer: MakeTrainer, make_view: MakeView, loader: MemoryLoader, displayed: list[dict[str, Any]]
+) -> None:
+    trainer = make_trainer()
+    make_view(trainer)
+    run = trainer.start(loader, num_epochs=1, wait=False)
+    run.wait(30)
+    displayed.clear()
+    run.show()
+    assert kinds(displayed) == [("ControlPanel", False), ("LivePlot", False), ("figure", True)]
+
+
+def test_a_continued_run_shows_the_curves_of_its_first_part(
+    make_trainer: MakeTrainer, make_view: MakeView, loader: MemoryLoader, displayed: list[dict[str, Any]]
+) -> None:
+    make_trainer(run="kept").train(loader, num_epochs=2)
+    trainer = make_trainer(run="kept")
+    view = make_view(trainer)
+    assert curves(view) == {}
+    trainer.start(loader, num_epochs=3, wait=False).wait(30)
+    assert curves(view)["loss"] == list(range(1, 19))
+
+
+def test_a_view_of_a_run_that_has_begun_shows_it_from_the_beginning(
+    make_trainer: MakeTrainer, make_view: MakeView, loader: MemoryLoader
+) -> None:
+    trainer = make_trainer()
+    trainer.train(loader, num_epochs=1)
+    assert curves(make_view(trainer))["loss"] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("part", "other"), [("live_plot", "panel"), ("control_panel", "plot")])
+def test_each_part_can_be_left_out(
+    part: str,
+    other: str,
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+) -> None:
+    trainer = make_trainer()
+    view = make_view(trainer, **{part: False})
+    assert [name for name in ("panel", "plot") if getattr(view, name) is not None] == [other]
+    trainer.start(loader, num_epochs=1, wait=False).wait(30)
+    shown = {"panel": [("ControlPanel", False)], "plot": [("LivePlot", False), ("figure", True)]}
+    assert kinds(displayed) == shown[other]
+
+
+def test_close_detaches_and_ends_the_thread(
+    make_trainer: MakeTrainer, make_view: MakeView, loader: MemoryLoader
+) -> None:
+    trainer = make_trainer()
+    before = threading.active_count()
+    view = make_view(trainer)
+    assert threading.active_count() == before + 1
+    view.close()
+    assert threading.active_count() == before
+    trainer.view = None
+    trainer.train(loader, num_epochs=1)
+    assert curves(view) == {}
+    assert not (trainer.run.path / "figures").exists()
+
+
+def test_a_chart_that_cannot_be_drawn_does_not_stop_panel_or_training(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = make_trainer()
+    view = make_view(trainer)
+
+    def fail() -> None:
+        raise ValueError("no chart today")
+
+    monkeypatch.setattr(view.plot, "flush", fail)
+    trainer.start(loader, num_epochs=2, wait=False).wait(30)
+    wait_until(lambda: ">finished<" in view.panel._status.value)
+    assert "the live view could not be updated" in caplog.text
+
+
+def test_epochs_of_a_few_milliseconds_do_not_speed_up_the_updates(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: WaitUntil,
+) -> None:
+    trainer = make_trainer()
+    view = make_view(trainer)
+    flushes: list[int] = []
+    real = view.plot.flush
+    monkeypatch.setattr(view.plot, "flush", lambda: (flushes.append(trainer.step), real()))
+    interval = view._publisher._interval
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    wait_until(lambda: len(flushes) >= 3)
+    first = len(flushes)
+    assert not trainer.ended.wait(4 * interval)
+    assert len(flushes) - first <= 5
+    assert trainer.epoch > 5  # each with a checkpoint, which is an event too
+    run.stop()
+
+
+def test_the_interval_of_a_view_is_a_quarter_second(make_trainer: MakeTrainer, make_view: MakeView) -> None:
+    publisher = make_view(make_trainer())._publisher
+    assert isinstance(publisher, Publisher)
+    assert publisher._interval == 0.25
+
+
+def test_without_a_run_folder_nothing_is_written(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(run=False)
+    make_view(trainer)
+    trainer.start(loader, num_epochs=1, wait=False).wait(30)
+    assert kinds(displayed)[-1] == ("figure", True)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,77 @@
+"""The picture of a run that stays."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from jepa_widgets import StaticFigure, figure_bundle
+
+from jepa.data.memory import MemoryLoader
+from jepa.trainer import Callback, JEPATrainer, events
+
+MakeTrainer = Callable[..., JEPATrainer]
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def test_a_bundle_holds_plotly_png_and_text() -> None:
+    bundle = figure_bundle(go.Figure().add_scatter(x=[0, 1], y=[2.0, 3.0]))
+    assert bundle.keys() == {PLOTLY, "image/png", "text/plain"}
+    assert bundle[PLOTLY]["data"][0]["y"] == [2.0, 3.0]
+    assert base64.b64decode(bundle["image/png"])[:4] == b"\x89PNG"
+    json.dumps(bundle)
+
+
+def test_the_end_of_a_run_publishes_one_bundle_and_writes_the_same_into_the_run_folder(
+    make_trainer: MakeTrainer, loader: MemoryLoader, displayed: list[dict[str, Any]]
+) -> None:
+    trainer = make_trainer()
+    trainer.subscribe(StaticFigure(trainer))
+    history = trainer.train(loader, num_epochs=2)
+    (message,) = displayed
+    bundle, folder = message["data"], trainer.run.path / "figures"
+    assert bundle.keys() == {PLOTLY, "image/png", "text/plain"}
+    assert sorted(file.name for file in folder.iterdir()) == ["curves.json", "curves.png"]
+    assert (folder / "curves.png").read_bytes() == base64.b64decode(bundle["image/png"])
+    assert json.loads((folder / "curves.json").read_text()) == bundle[PLOTLY]
+    loss = next(trace for trace in bundle[PLOTLY]["data"] if trace["name"] == "training")
+    assert loss["x"] == history.steps("loss")
+    assert loss["y"] == pytest.approx(history["loss"])
+    assert len(json.dumps(bundle)) < 200_000
+
+
+def test_a_second_part_renews_the_picture(
+    make_trainer: MakeTrainer, loader: MemoryLoader, displayed: list[dict[str, Any]]
+) -> None:
+    trainer = make_trainer()
+    trainer.subscribe(StaticFigure(trainer))
+    trainer.train(loader, num_epochs=1)
+    trainer.train(loader, num_epochs=2)
+    assert len(displayed) == 2
+    kept = json.loads((trainer.run.path / "figures" / "curves.json").read_text())
+    assert max(kept["data"][0]["x"]) == 12
+
+
+def test_a_failed_run_leaves_its_curves_too(
+    make_trainer: MakeTrainer, loader: MemoryLoader, displayed: list[dict[str, Any]]
+) -> None:
+    class Fault(Callback):
+        def on_epoch_ended(self, trainer: JEPATrainer, event: events.EpochEnded) -> None:
+            raise OSError("disk full")
+
+    trainer = make_trainer(callbacks=[Fault()])
+    trainer.subscribe(StaticFigure(trainer))
+    with pytest.raises(OSError, match="disk full"):
+        trainer.train(loader, num_epochs=2)
+    assert len(displayed) == 1
+    assert (trainer.run.path / "figures" / "curves.png").exists()
+
+
+def test_a_run_without_a_record_publishes_nothing(make_trainer: MakeTrainer, displayed: list[dict[str, Any]]) -> None:
+    figure = StaticFigure(make_trainer())
+    figure(events.RunEnded(0, 0, "stopped", None))
+    assert displayed == []
