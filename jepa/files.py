@@ -75,9 +75,14 @@ class JSONLines:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record and hand it to the operating system."""
+    def append(self, record: Mapping[str, Any], *, flush: bool = True) -> None:
+        """Write one record, and hand it to the operating system now or (without `flush`) a little later."""
         self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        if flush or self._durable:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything to the operating system, and wait for the disk where lines are durable."""
         self._file.flush()
         if self._durable:
             os.fsync(self._file.fileno())

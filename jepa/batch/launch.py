@@ -65,7 +65,7 @@ def run_notebook(
             continues an unfinished run and skips a finished one.
         runs_dir: Where run folders are.
         nproc_per_node: Processes; more than one are started by torchrun.
-        force: Run again what has finished.
+        force: Run again what has finished, from the beginning; the finished run folder is kept under another name.
         say: Gets lines on the progress.
 
     Raises:
@@ -79,9 +79,11 @@ def run_notebook(
     name = name or f"{path.stem}-{datetime.now():%Y-%m-%d_%H%M%S}"
     folder = (Path(runs_dir) / name).absolute()
     request = {"notebook": str(path), "parameters": values, "nproc_per_node": nproc_per_node}
-    if _was_finished(folder, request) and not force:
-        say(f"{folder} is finished already; pass --force to run it again")
-        return BatchResult(folder, "skipped")
+    if _was_finished(folder, request):
+        if not force:
+            say(f"{folder} is finished already; pass --force to run it again")
+            return BatchResult(folder, "skipped")
+        say(f"the finished run is kept in {_move_aside(folder)}")
     return _launch(folder, request, say)
 
 
@@ -91,7 +93,7 @@ def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
         found = json.loads((folder / "batch.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    wanted, had = request["parameters"], found["parameters"]
+    wanted, had = json.loads(json.dumps(request["parameters"])), found["parameters"]
     changed = [key for key in {**had, **wanted} if had.get(key) != wanted.get(key)]
     differences = [
         f"{key}: was {had.get(key, 'its default')!r}, now {wanted.get(key, 'its default')!r}" for key in changed
@@ -101,6 +103,14 @@ def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     if differences:
         raise ValueError(f"{folder} belongs to another run ({'; '.join(differences)}); choose another --name")
     return found["status"] == "finished"
+
+
+def _move_aside(folder: Path) -> Path:
+    """Give a finished run another name, so that a new one can begin in its place and nothing is lost."""
+    aside = folder.with_name(f"{folder.name}-replaced-{datetime.now():%Y-%m-%d_%H%M%S}")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}-again")
+    return folder.rename(aside)
 
 
 def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -> BatchResult:
@@ -117,6 +127,7 @@ def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process only, which passes it on once
             preexec_fn=_die_gently if sys.platform == "linux" else None,
         )
         interrupted = _watch(process, folder, say)
@@ -161,6 +172,8 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], 
                 if time.monotonic() > deadline:
                     process.kill()
             except KeyboardInterrupt:
+                if interrupted:
+                    continue  # it has been asked to stop, and must not be disturbed while it writes its checkpoint
                 say("stopping: the run ends with a checkpoint, the same command goes on from there")
                 interrupted, deadline = True, time.monotonic() + GRACE_SECONDS
                 process.send_signal(signal.SIGTERM)

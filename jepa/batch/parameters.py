@@ -37,7 +37,8 @@ def read_parameters(notebook: str | os.PathLike[str]) -> dict[str, Parameter]:
 
     Raises:
         FileNotFoundError: There is no such notebook.
-        ParameterError: It has no cell tagged `parameters`, or a default there is not a plain literal.
+        ParameterError: It has no cell tagged `parameters`, or a default there is not a plain literal: a number, text,
+            true, false, None, or a list, tuple or dictionary (with text as keys) of these.
     """
     import nbformat
 
@@ -73,12 +74,11 @@ def _parse_cell(source: str, path: Path) -> dict[str, Parameter]:
             continue
         if not isinstance(target, ast.Name):
             continue
-        try:
-            default = ast.literal_eval(value)
-        except ValueError as error:
+        default = _evaluated(value)
+        if not _is_plain(default):
             raise ParameterError(
                 f"parameter {target.id!r} of {path} is {ast.unparse(value)!r}; defaults must be plain literals"
-            ) from error
+            )
         parameters[target.id] = Parameter(target.id, default, comments.get(statement.end_lineno or 0, ""))
     return parameters
 
@@ -111,6 +111,8 @@ def check_parameters(
             continue
         try:
             values[name] = _convert(value, schema[name].default)
+            if not _is_plain(values[name]):
+                raise ValueError
         except ValueError:
             default = schema[name].default
             problems.append(f"{name} must be {_kind(default)} like its default {default!r}, got {value!r}")
@@ -156,10 +158,24 @@ _NOT_A_LITERAL = object()
 
 
 def _literal(text: str) -> Any:
+    """The value that `text` stands for, as Python or YAML write it."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.strip().lower() in words:
         return words[text.strip().lower()]
+    return _evaluated(text.strip())
+
+
+def _evaluated(source: str | ast.expr) -> Any:
     try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+        return ast.literal_eval(source)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval may raise
         return _NOT_A_LITERAL
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold `value`, so that it reaches every rank as it was given."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from jepa.batch.parameters import check_parameters, read_parameters
 from jepa.batch.processes import die_with_parent
 from jepa.files import write_text
 
@@ -31,34 +32,42 @@ def main(folder: str) -> int:
     request = json.loads((run / "batch.json").read_text(encoding="utf-8"))
     error_file = run / "logs" / f"rank-{rank}.error.json"
     stopped: list[int] = []
+    begun: list[int] = []
     try:
         with (run / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8", buffering=1) as log:
-            _execute(request, run, rank, log, stopped)
+            _execute(request, run, rank, log, stopped, begun)
     except BaseException as error:
         if stopped:
             return EXIT_STOPPED
-        write_text(error_file, json.dumps(describe_error(error, rank)))
+        write_text(error_file, json.dumps(describe_error(error, rank, len(begun))))
         return 1
     return 0
 
 
-def describe_error(error: BaseException, rank: int) -> dict[str, Any]:
-    """What went wrong, in plain values: rank, cell, error, traceback."""
+def describe_error(error: BaseException, rank: int, cell: int) -> dict[str, Any]:
+    """What went wrong, in plain values: rank, cell (counted from 1, `None` before the first), error, traceback."""
     from papermill.exceptions import PapermillExecutionError
 
     if isinstance(error, PapermillExecutionError):
         lines = [str(line) for line in error.traceback]
-        return {"rank": rank, "cell": error.cell_index, "error": f"{error.ename}: {error.evalue}", "traceback": lines}
+        return {"rank": rank, "cell": cell, "error": f"{error.ename}: {error.evalue}", "traceback": lines}
     name = type(error).__name__
     text = "the kernel died (killed, or out of memory)" if name == "DeadKernelError" else str(error)
-    return {"rank": rank, "cell": None, "error": f"{name}: {text}", "traceback": traceback.format_exception(error)}
+    return {
+        "rank": rank,
+        "cell": cell or None,
+        "error": f"{name}: {text}",
+        "traceback": traceback.format_exception(error),
+    }
 
 
-def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: list[int]) -> None:
+def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: list[int], begun: list[int]) -> None:
+    """Execute the notebook; signals go into `stopped`, the numbers of the cells into `begun`."""
     import papermill
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.iorw import papermill_io
+    from papermill.translators import PythonTranslator, papermill_translators
 
     class Client(PapermillNotebookClient):
         """A notebook client that passes a termination on to its kernel as an interrupt."""
@@ -66,6 +75,8 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
         def papermill_execute_cells(self) -> None:
             def interrupt(number: int, frame: Any) -> None:
                 stopped.append(number)
+                if len(stopped) > 1:
+                    return  # a second interrupt would break off the checkpoint that the first one asked for
                 pid = getattr(getattr(self.km, "provisioner", None), "pid", None)
                 if pid is not None:
                     with contextlib.suppress(ProcessLookupError):
@@ -76,10 +87,18 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
             super().papermill_execute_cells()
 
         def execute_cell(self, cell: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+            begun.append(index)
             if rank == 0:
                 progress = {"cell": index + 1, "cells": len(self.nb.cells)}
                 write_text(run / "logs" / "progress.json", json.dumps(progress), durable=False)
-            return super().execute_cell(cell, index, *args, **kwargs)
+            try:
+                if stopped:
+                    raise KeyboardInterrupt  # it came between two cells, where the kernel has nothing to interrupt
+                return super().execute_cell(cell, index, *args, **kwargs)
+            except BaseException:
+                # Where the kernel has died, papermill would mark this cell and all that follow as completed.
+                self.nb_man.cell_exception(self.nb.cells[index], index)
+                raise
 
     class Engine(NBClientEngine):
         """Papermill's own engine with that client."""
@@ -99,12 +118,22 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
             )
             return client.execute()
 
+    class Translator(PythonTranslator):
+        """Papermill's own, which turns a tuple into text."""
+
+        @classmethod
+        def translate(cls, val: Any) -> str:
+            if isinstance(val, tuple):
+                return f"({''.join(f'{cls.translate(part)}, ' for part in val)})"
+            return super().translate(val)
+
+    papermill_translators.register("python", Translator)
     papermill_engines.register("jepa", Engine)
     papermill_io.register(ATOMIC, AtomicWriter())
     papermill.execute_notebook(
         request["notebook"],
         f"{ATOMIC}{run / 'notebook.ipynb'}" if rank == 0 else None,
-        parameters=request["parameters"],
+        parameters=check_parameters(request["parameters"], read_parameters(request["notebook"])),
         engine_name="jepa",
         progress_bar=False,
         store_widget_state=False,

@@ -36,6 +36,11 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     wish: Any = "auto" if options.distributed is None else options.distributed
     if wish is True:
+        if not distributed.under_torchrun():
+            raise RuntimeError(
+                "--distributed true needs processes that torchrun started; type: "
+                f"torchrun --nproc-per-node 2 -m jepa.cli train --config {options.config} --distributed true"
+            )
         distributed.init(backend="gloo" if options.device == "cpu" else None)
     train_loader, val_loader = make_loaders(config.data, config.trainer.seed)
     trainer = create_trainer(

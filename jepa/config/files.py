@@ -23,9 +23,9 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
+        twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
-            raise ValueError(f"{', '.join(map(str, twice))} is given twice (line {node.start_mark.line + 1})")
+            raise ValueError(f"{', '.join(sorted(twice))} is given twice (line {node.start_mark.line + 1})")
         return super().construct_mapping(node, deep)
 
 
@@ -46,10 +46,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             f"no configuration at {path} (looked from {Path.cwd()}); write one: "
             f"python -m jepa.cli generate-config --output {path}"
         )
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    data = _parse(path.read_bytes(), str(path))
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold a mapping, got {type(data).__name__}")
     for override in overrides:
@@ -58,6 +55,13 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         return _typed(RunConfig, data, "")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _parse(text: str | bytes, origin: str) -> Any:
+    try:
+        return yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
@@ -111,7 +115,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
             raise ValueError(f"{key}: {parent} is not a section")
-    data[last] = yaml.safe_load(value)
+    data[last] = _parse(value, f"{key}: {value!r}")
 
 
 def _typed(cls: type, data: Mapping[str, Any], where: str) -> Any:
@@ -159,8 +163,18 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             return dict(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    wanted = getattr(hint, "__name__", None) if origin is None else str(hint).replace("typing.", "")
-    raise ValueError(f"{name} must be {wanted or hint}, got {value!r}")
+    raise ValueError(f"{name} must be {_type_name(hint)}, got {value!r}")
+
+
+def _type_name(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_type_name, get_args(hint)))
+    if origin is Mapping:
+        return "a mapping"
+    if origin is None:
+        return "None" if hint is type(None) else hint.__name__
+    return str(hint).replace("typing.", "")
 
 
 def _plain(value: Any) -> Any:

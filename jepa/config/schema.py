@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal
 
 
@@ -86,7 +87,7 @@ class TrainerConfig:
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not low <= value <= high:
+            if not isinstance(value, Real) or not low <= float(value) <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
         choices: dict[str, tuple[Any, ...]] = {
             "precision": ("fp32", "bf16"),

@@ -63,21 +63,29 @@ def load_data(source: Any, *, size: tuple[int, int] | None = None) -> Dataset[An
 
     Raises:
         FileNotFoundError: There is no such file or folder, or no image in it.
-        ValueError: Images differ in size, or the file is not a plain array.
+        ValueError: Arrays differ in length or images in size, an image is damaged, or the file is not a plain array.
         TypeError: Nothing that can be used as data.
     """
     if isinstance(source, Dataset):
         return source
     if isinstance(source, Tensor | np.ndarray):
-        return TensorDataset(torch.as_tensor(source))
+        return _dataset(source)
     if isinstance(source, tuple | list) and source and all(isinstance(part, Tensor | np.ndarray) for part in source):
-        return TensorDataset(*(torch.as_tensor(part) for part in source))
+        return _dataset(*source)
     if isinstance(source, str | os.PathLike):
         return _load_path(Path(source), size)
     raise TypeError(
         f"cannot use a {type(source).__name__} as data; pass an array, a tensor, a tuple of those, a .npy file, a "
         "folder of images, or a Dataset"
     )
+
+
+def _dataset(*arrays: Tensor | np.ndarray) -> TensorDataset:
+    lengths = [len(array) if array.ndim else None for array in arrays]
+    if None in lengths or len(set(lengths)) > 1:
+        shapes = ", ".join(str(tuple(array.shape)) for array in arrays)
+        raise ValueError(f"arrays must have equal length along their first axis, got shapes {shapes}")
+    return TensorDataset(*(torch.as_tensor(array) for array in arrays))
 
 
 def _load_path(path: Path, size: tuple[int, int] | None) -> Dataset[Any]:
@@ -88,8 +96,9 @@ def _load_path(path: Path, size: tuple[int, int] | None) -> Dataset[Any]:
     if path.suffix != ".npy":
         raise ValueError(f"{path} is not a .npy file or a folder of images; save arrays with numpy.save")
     try:
-        return TensorDataset(torch.from_numpy(np.load(path, allow_pickle=False)))
-    except ValueError as error:
+        with path.open("rb") as file:
+            return _dataset(torch.from_numpy(np.load(file, allow_pickle=False)))
+    except (ValueError, TypeError, EOFError) as error:
         raise ValueError(f"{path} is not a plain array ({error}); save it again with numpy.save") from error
 
 
@@ -103,11 +112,12 @@ def _load_images(folder: Path, size: tuple[int, int] | None) -> Tensor:
         raise FileNotFoundError(f"no image in {folder}; known suffixes: {', '.join(IMAGE_SUFFIXES)}")
     images = []
     for file in files:
-        with Image.open(file) as image:
-            picture = image.convert("L" if image.mode in ("1", "L") else "RGB")
-            if size is not None:
-                picture = picture.resize((size[1], size[0]))
-            array = np.asarray(picture)
+        try:
+            with Image.open(file) as image:
+                picture = image.convert("L" if image.mode in ("1", "L") else "RGB")
+        except OSError as error:
+            raise ValueError(f"{file} is not an image that can be read ({error}); repair or remove it") from error
+        array = np.asarray(picture if size is None else picture.resize((size[1], size[0])))
         images.append(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
         if images[-1].shape != images[0].shape:
             raise ValueError(

@@ -47,12 +47,12 @@ def pendulum_pairs(
 
 def _read(path: Path, num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arguments = tuple(kept["arguments"].tolist())
             if arguments == (num_steps, seed):
                 return kept["before"], kept["after"]
         reason = f"was made with (num_steps, seed) = {arguments}"
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = f"cannot be read ({error})"
     warnings.warn(f"{path} {reason}; simulating again and replacing it", stacklevel=3)
     return None

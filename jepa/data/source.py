@@ -210,8 +210,8 @@ class _KeyedBatches:
         self.start = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for index in self._sampler.batches(self.epoch, self.start):
-            yield [(self.epoch, number) for number in index.tolist()]
+        epoch = self.epoch  # of this pass, whatever is asked for next
+        return ([(epoch, number) for number in index.tolist()] for index in self._sampler.batches(epoch, self.start))
 
     def __len__(self) -> int:
         return len(self._sampler) - self.start

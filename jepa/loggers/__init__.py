@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from jepa.loggers.base import LogAdapter, Logger
-from jepa.trainer import events
+from jepa.loggers.base import Logger
+from jepa.trainer.events import Sink, as_sinks
 
-Sink = Callable[[events.Event], None]
 NAMES = ("console", "jsonl", "tensorboard", "wandb")
 
 
@@ -47,11 +45,7 @@ def get_logger(spec: Any, folder: Path | None = None) -> Sink:
         nearest = difflib.get_close_matches(spec, NAMES, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(NAMES)}"
         raise ValueError(f"unknown logger {spec!r}; {hint}")
-    if callable(spec):
-        return cast(Sink, spec)
-    if callable(getattr(spec, "log", None)):
-        return LogAdapter(spec)
-    raise TypeError(f"a logger takes events (is callable) or has log(metrics, step=...); got {type(spec).__name__}")
+    return as_sinks([spec])[0]
 
 
 def get_sinks(spec: Any, folder: Path | None, *, progress: bool | Literal["auto"] = False) -> list[Sink]:
@@ -65,4 +59,4 @@ def get_sinks(spec: Any, folder: Path | None, *, progress: bool | Literal["auto"
     return sinks
 
 
-__all__ = ["LogAdapter", "Logger", "get_logger", "get_sinks"]
+__all__ = ["Logger", "get_logger", "get_sinks"]

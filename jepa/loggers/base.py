@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from jepa.trainer import events
 
 
 class Logger:
-    """Base of loggers: events in, `log(metrics, step)` for those that carry metrics."""
+    """Base of loggers: events in, `log(metrics, step)` for those that carry metrics, `close` at the end of a run.
+
+    A run can go on after its end, so `log` opens again what `close` has closed. Nothing is written before there is
+    something to log: a trainer that is only built leaves no file.
+    """
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         if isinstance(event, events.MetricsLogged | events.Evaluated):
             self.log(event.metrics, event.step)
         elif isinstance(event, events.RunEnded | events.RunFailed):
-            self.flush()
+            self.close()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write `metrics`, taken after `step` updates."""
         raise NotImplementedError
 
-    def flush(self) -> None:
-        """Make sure that everything is written."""
-
     def close(self) -> None:
         """Write what is left and let go of files."""
-
-
-class LogAdapter(Logger):
-    """Gives an object with a method `log(metrics, step=...)`, such as a wandb run, the metrics of the events."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Pass them on."""
-        self._target.log(dict(metrics), step=step)

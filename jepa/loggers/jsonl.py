@@ -13,16 +13,21 @@ class JSONLLogger(Logger):
     """Appends `{"step": ..., <metrics>}` lines.
 
     Args:
-        path: The file; its folder is created.
+        path: The file; it and its folder are created by the first record.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._lines = JSONLines(path)
+        self._path = path
+        self._lines: JSONLines | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Append one line."""
+        if self._lines is None:
+            self._lines = JSONLines(self._path)
         self._lines.append({"step": step, **metrics})
 
     def close(self) -> None:
         """Close the file."""
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
