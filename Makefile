@@ -54,7 +54,7 @@ test: lint docs notebooks  ## everything that is checked, in under 25 minutes
 	@$(FAST) -m "(slow or distributed or browser or benchmark) and not full" tests
 
 test-full: test  ## also the long matrices; writes the tables under docs/
-	@$(FAST) -m full tests
+	@JEPA_WRITE_TABLES=1 $(FAST) -m "full or benchmark" tests
 
 format: $(READY)  ## format the code
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .

@@ -7,8 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import plotly
-
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "widgets")]
@@ -52,13 +50,5 @@ nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-suppress_warnings = ["mystnb.unknown_mime_type"]  # plotly's own format; a picture is beside it
-os.environ["JEPA_FRONT_END"] = "0"
-
-# Interactive plotly figures without any other server: the installed plotly.js is part of the pages.
-os.environ["PLOTLY_RENDERER"] = "sphinx_gallery"
-STATIC = HERE / "_build" / "static"
-STATIC.mkdir(parents=True, exist_ok=True)
-shutil.copyfile(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", STATIC / "plotly.min.js")
-html_static_path = [str(STATIC)]
-html_js_files = [("plotly.min.js", {"priority": 100})]
+suppress_warnings = ["mystnb.unknown_mime_type"]  # plotly's own format
+os.environ.update(JEPA_FRONT_END="0", PLOTLY_RENDERER="plotly_mimetype")  # figures come with a picture beside
