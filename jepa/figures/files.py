@@ -47,12 +47,19 @@ def to_png(figure: Any, *, width: int | None = None, height: int | None = None) 
     Raises:
         ValueError: The figure holds a trace of another type.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    import matplotlib
 
     for trace in figure.data:
         if trace.type not in TRACES:
             raise ValueError(f"cannot draw a {trace.type!r} trace as PNG; known: {', '.join(TRACES)}")
+    with matplotlib.rc_context({"axes.formatter.useoffset": False}):
+        return _encode(_canvas(figure, width, height))
+
+
+def _canvas(figure: Any, width: int | None, height: int | None) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     layout = figure.layout
     size = (width or layout.width or 960) / DPI, (height or layout.height or 440) / DPI
     canvas = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -64,7 +71,7 @@ def to_png(figure: Any, *, width: int | None = None, height: int | None = None) 
         _draw(trace, panels[trace.xaxis or "x"])
     for name, axes in panels.items():
         _label(figure, name, axes)
-    return _encode(canvas)
+    return canvas
 
 
 def _encode(canvas: Any) -> bytes:
