@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa.models.jepa import JEPA
+from jepa.distributed import world_size
+from jepa.models.jepa import JEPA, JEPAOutput
+from jepa.regularizers import covariance, variance
 
 Views = dict[str, Tensor]
 
@@ -149,3 +152,49 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def example(cls) -> tuple[Objective, Any]:
         """A tiny objective and a small real `Dataset` it must not collapse on; the contract test trains it."""
+
+
+# Parts that several methods share.
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Bytes to [0, 1]; anything else as it is."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def describe_batch(batch: Any) -> str:
+    """What a batch is, in words, for error messages."""
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)}"
+    if isinstance(batch, tuple | list):
+        return f"a {type(batch).__name__} of {len(batch)}: " + ", ".join(describe_batch(part) for part in batch)
+    if isinstance(batch, Mapping):
+        return f"a mapping with keys {', '.join(map(repr, batch))}"
+    return f"a {type(batch).__name__}"
+
+
+def smooth_l1_losses(out: JEPAOutput, hyper: Mapping[str, Tensor]) -> Losses:
+    """Smooth-L1 (beta 1) between prediction and layer-normalised target, plus variance and covariance terms.
+
+    Args:
+        out: Of the model; prediction and target (..., D), context (B, D) or (B, N, D), which is averaged over tokens.
+        hyper: Holds `variance_weight` and `covariance_weight`.
+    """
+    prediction = F.smooth_l1_loss(_widen(out.prediction), _widen(F.layer_norm(out.target, out.target.shape[-1:])))
+    embedding = _widen(out.context if out.context.ndim == 2 else out.context.mean(dim=1))
+    spread, redundancy = _spread(embedding)
+    loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
+    terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
+    return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
+
+
+def _spread(embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and covariance term; both 0 for a global batch of one sample (the last of an epoch), which has none."""
+    if len(embedding) * world_size() < 2:
+        return embedding.new_zeros(()), embedding.new_zeros(())
+    return variance(embedding), covariance(embedding)
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Half precision to float32; anything else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

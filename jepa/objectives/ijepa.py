@@ -10,14 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from jepa.masks import BlockMaskSampler, Masks
 from jepa.models.jepa import JEPA
 from jepa.models.predictor import MaskedPredictor
-from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
-from jepa.objectives.state_pair import as_float, describe_batch, normalise, pool, spread_terms, widen
+from jepa.objectives.base import (
+    Draw,
+    HyperParameter,
+    Losses,
+    Objective,
+    Views,
+    as_float,
+    describe_batch,
+    smooth_l1_losses,
+)
 
 
 class IJEPA(Objective):
@@ -99,12 +106,7 @@ class IJEPA(Objective):
         out = self.model(
             views["images"], views["images"], context_mask=views["context_mask"], target_mask=views["target_mask"]
         )
-        prediction = F.smooth_l1_loss(widen(out.prediction), widen(normalise(out.target)))
-        embedding = widen(pool(out.context))
-        spread, redundancy = spread_terms(embedding)
-        loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
-        terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
-        return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
+        return smooth_l1_losses(out, hyper)
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

@@ -10,12 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from jepa.distributed import world_size
-from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
-from jepa.regularizers import covariance, variance
+from jepa.objectives.base import (
+    Draw,
+    HyperParameter,
+    Losses,
+    Objective,
+    Views,
+    as_float,
+    describe_batch,
+    smooth_l1_losses,
+)
 
 
 class StatePair(Objective):
@@ -44,12 +50,7 @@ class StatePair(Objective):
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
         out = self.model(views["context"], views["target"])
-        prediction = F.smooth_l1_loss(widen(out.prediction), widen(normalise(out.target)))
-        embedding = widen(pool(out.context))
-        spread, redundancy = spread_terms(embedding)
-        loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
-        terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
-        return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
+        return smooth_l1_losses(out, hyper)
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:
@@ -63,41 +64,3 @@ class StatePair(Objective):
         states = [torch.stack([radius * (angle + s).cos(), radius * (angle + s).sin(), radius], 1) for s in (0, 0.3)]
         model = JEPA(Encoder(32, 3, depth=1), Predictor(32, depth=1))
         return cls(model), TensorDataset(*states)
-
-
-def normalise(x: Tensor) -> Tensor:
-    """Layer-norm over the features, without affine parameters."""
-    return F.layer_norm(x, x.shape[-1:])
-
-
-def pool(x: Tensor) -> Tensor:
-    """One vector a sample: (B, D) as it is, (B, N, D) averaged over the tokens."""
-    return x if x.ndim == 2 else x.mean(dim=1)
-
-
-def spread_terms(embedding: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and covariance term; both 0 for a global batch of one sample (the last of an epoch), which has none."""
-    if len(embedding) * world_size() < 2:
-        return embedding.new_zeros(()), embedding.new_zeros(())
-    return variance(embedding), covariance(embedding)
-
-
-def widen(x: Tensor) -> Tensor:
-    """Half precision to float32; anything else as it is."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def as_float(x: Tensor) -> Tensor:
-    """Bytes to [0, 1]; anything else as it is."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
-
-
-def describe_batch(batch: Any) -> str:
-    """What a batch is, in words, for error messages."""
-    if isinstance(batch, Tensor):
-        return f"a tensor of shape {tuple(batch.shape)}"
-    if isinstance(batch, tuple | list):
-        return f"a {type(batch).__name__} of {len(batch)}: " + ", ".join(describe_batch(part) for part in batch)
-    if isinstance(batch, Mapping):
-        return f"a mapping with keys {', '.join(map(repr, batch))}"
-    return f"a {type(batch).__name__}"
