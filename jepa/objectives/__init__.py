@@ -34,6 +34,17 @@ def build_objective(name: str, model: JEPA, options: Mapping[str, Any] | None = 
     return get_objective(name)(model, **{**arguments, **tuples})
 
 
+def as_objective(model: JEPA | Objective, name: str) -> Objective:
+    """The objective itself, or the named one around a model."""
+    if isinstance(model, Objective):
+        return model
+    if not isinstance(model, JEPA):
+        raise TypeError(
+            f"expected a JEPA or an Objective, got {type(model).__name__}; build JEPA(encoder=..., predictor=...)"
+        )
+    return build_objective(name, model)
+
+
 __all__ = [
     "IJEPA",
     "OBJECTIVES",
@@ -43,6 +54,7 @@ __all__ = [
     "Objective",
     "StatePair",
     "Views",
+    "as_objective",
     "build_objective",
     "get_objective",
 ]

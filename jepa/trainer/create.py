@@ -16,12 +16,12 @@ from jepa import distributed
 from jepa.config.schema import TrainerConfig
 from jepa.loggers import get_sinks
 from jepa.models.jepa import JEPA
-from jepa.objectives.base import Objective
+from jepa.objectives import Objective, as_objective
 from jepa.trainer.callback import Callback
 from jepa.trainer.frontend import where
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder, fresh_name
-from jepa.trainer.trainer import JEPATrainer, as_objective
+from jepa.trainer.trainer import JEPATrainer
 from jepa.trainer.utils import default_device
 
 _unnamed_in_batch = 0

@@ -14,7 +14,7 @@ from jepa.data.source import BatchSource, as_source
 from jepa.diagnostics import effective_rank, embedding_std
 from jepa.models.base import build
 from jepa.models.jepa import JEPA
-from jepa.objectives import build_objective
+from jepa.objectives import as_objective, build_objective
 from jepa.objectives.base import Draw, Objective
 from jepa.trainer.checkpoint import check_fits, read_checkpoint
 from jepa.trainer.step import to_device
@@ -85,11 +85,7 @@ class JEPAEvaluator:
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
-        if not isinstance(model, Objective):
-            if not isinstance(model, JEPA):
-                raise TypeError(f"expected a JEPA or an Objective, got {type(model).__name__}")
-            model = build_objective(objective, model)
-        self.objective = model
+        self.objective = as_objective(model, objective)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.seed = seed
         self.objective.to(self.device)

@@ -11,6 +11,21 @@ from jepa.objectives.base import HyperParameter
 Schedule = Callable[[int], float]
 
 
+def plan_steps(batches_per_epoch: int | None, accumulate: int, num_epochs: int | None, max_steps: int | None) -> int:
+    """The true number of optimizer updates: `ceil(batches / accumulate)` an epoch, at most `max_steps`."""
+    for name, value in (("num_epochs", num_epochs), ("max_steps", max_steps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    if num_epochs is None:
+        if max_steps is None:
+            raise ValueError("say how long to train: num_epochs=... or max_steps=...")
+        return max_steps
+    if batches_per_epoch is None:
+        raise ValueError("the loader has no length, so epochs cannot be planned: pass max_steps=... instead")
+    steps = num_epochs * -(-batches_per_epoch // accumulate)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
 def constant(value: float) -> Schedule:
     """Always `value`."""
     return lambda step: value

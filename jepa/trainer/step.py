@@ -118,6 +118,19 @@ def wrap_distributed(objective: Objective, device: torch.device) -> DistributedD
     return DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None, **options)
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, if it updates some of the objective's parameters and nothing else."""
+    own = {id(parameter) for parameter in objective.parameters()}
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    strangers = sum(id(parameter) not in own for parameter in given)
+    if strangers or not given:
+        raise ValueError(
+            f"the optimizer holds {strangers} of {len(given)} parameters that are not the model's; "
+            "build it from model.parameters() of the same model"
+        )
+    return optimizer
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Move every tensor of a nested batch to `device`; anything else passes through."""
     if isinstance(batch, Tensor):

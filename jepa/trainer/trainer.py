@@ -1,4 +1,4 @@
-"""The training loop, and what can be asked of it from outside.
+"""The trainer: the loop, and what can be asked of it from outside.
 
 ::
 
@@ -15,8 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,34 +23,30 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
 
 from jepa import distributed
 from jepa.config.schema import TrainerConfig
 from jepa.data.source import BatchSource, as_source
 from jepa.models.jepa import JEPA
-from jepa.objectives.base import Draw, HyperParameter, Objective
+from jepa.objectives import Draw, HyperParameter, Objective, as_objective
 from jepa.trainer import events
-from jepa.trainer.callback import EVENT_METHODS, Callback, EarlyStopping
-from jepa.trainer.checkpoint import (
-    CheckpointError,
-    check_fits,
-    random_state,
-    read_checkpoint,
-    restore_random_state,
-    write_checkpoint,
-)
+from jepa.trainer.callback import Callback, EarlyStopping
+from jepa.trainer.checkpoint import read_checkpoint, restore_random_state, write_checkpoint
 from jepa.trainer.commands import CommandTable
-from jepa.trainer.control import Command, Control, Evaluate, SaveCheckpoint, Stop, Ticket
+from jepa.trainer.control import Command, Control, Evaluate, SaveCheckpoint, Ticket
 from jepa.trainer.events import Sink, as_sinks
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
+from jepa.trainer.listeners import Listeners
+from jepa.trainer.live import LIVE_TRAINERS, take_over
 from jepa.trainer.ranks import CommandExchange, command_exchange, on_rank_zero
 from jepa.trainer.rates import Rates
 from jepa.trainer.recorder import NonFiniteLossError, Recorder
 from jepa.trainer.run import RunFolder
+from jepa.trainer.schedules import plan_steps
 from jepa.trainer.signals import StopOnSignal
-from jepa.trainer.step import StepResult, TrainStep
+from jepa.trainer.snapshot import as_plain, restore_snapshot, take_snapshot
+from jepa.trainer.step import StepResult, TrainStep, check_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -153,17 +148,13 @@ class JEPATrainer:
         self.ended.set()
 
         self.rates = Rates(self.objective, self.optimizer, scheduler, self.config, self.device)
-        self._recorder = Recorder(self)
+        self.recorder = Recorder(self)
         self._commands = CommandTable(self)
-        self._callbacks = [*callbacks]
-        if self.config.early_stopping is not None:
-            self._callbacks.append(EarlyStopping(self.config.early_stopping))
-        self._bound = bind_callbacks(self._callbacks)
-        self._sinks: tuple[Sink, ...] = ()
-        self._step_sinks: tuple[Sink, ...] = ()
+        stopping = [] if self.config.early_stopping is None else [EarlyStopping(self.config.early_stopping)]
+        self.listeners = Listeners([*callbacks, *stopping])
         self.batches_done = 0  # in this epoch
-        self._batches_drawn = 0  # in the run
-        self._best = float("inf")
+        self.batches_drawn = 0  # in the run
+        self.best = float("inf")  # of the metric that `monitor` names
         self._improved = False
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -284,7 +275,7 @@ class JEPATrainer:
 
     def status(self) -> Status:
         """Where the run is; cheap, from any thread."""
-        speed = self._recorder.steps_per_second
+        speed = self.recorder.steps_per_second
         left = (self.total_steps - self.step) / speed if speed > 0 and self.is_live else None
         error = f"{type(self._error).__name__}: {self._error}" if self._error else None
         return Status(
@@ -307,14 +298,11 @@ class JEPATrainer:
 
     def subscribe(self, sink: Sink, *, every_step: bool = False) -> None:
         """Send events to `sink` from now on; `StepEnded` only if `every_step`."""
-        self._sinks = (*self._sinks, sink)
-        if every_step:
-            self._step_sinks = (*self._step_sinks, sink)
+        self.listeners.subscribe(sink, every_step=every_step)
 
     def unsubscribe(self, sink: Sink) -> None:
         """Send no more events to `sink`."""
-        self._sinks = tuple(kept for kept in self._sinks if kept != sink)
-        self._step_sinks = tuple(kept for kept in self._step_sinks if kept != sink)
+        self.listeners.unsubscribe(sink)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -349,12 +337,12 @@ class JEPATrainer:
         self._restore(read_checkpoint(path), str(path))
 
     def _save(self, path: Path | None) -> Path:
-        self._recorder.collect()  # never keep weights whose loss was not finite
-        self._recorder.check_weights()
+        self.recorder.collect()  # never keep weights whose loss was not finite
+        self.recorder.check_weights()
         start = time.perf_counter()
         target = self.checkpoint_path(path)
         if self.rank == 0:
-            state = self._checkpoint_state()
+            state = take_snapshot(self)
             if path is not None or self.run is None:
                 write_checkpoint(state, target)
             else:
@@ -376,61 +364,10 @@ class JEPATrainer:
             raise ValueError("this trainer has no run folder: pass the file to write, save_checkpoint('model.pt')")
         return self.run.checkpoints.file(self.step)
 
-    def _checkpoint_state(self) -> dict[str, Any]:
-        scheduler = self.rates.scheduler
-        return {
-            "architecture": self.model.config(),
-            "objective": {"name": self.objective.name, **self.objective.config()},
-            "config": _plain(asdict(self.config)),
-            "objective_state": self.objective.state_dict(),
-            "optimizer_name": type(self.optimizer).__name__,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": scheduler.state_dict() if scheduler is not None else None,
-            "rates": self.rates.state_dict(),
-            "position": {
-                "step": self.step,
-                "epoch": self.epoch,
-                "batches_done": self.batches_done,
-                "batches_drawn": self._batches_drawn,
-                "total_steps": self.total_steps,
-            },
-            "random": random_state(),
-            "recorder": self._recorder.state_dict(),
-            "history": self.history.state_dict(),
-            "best": self._best,
-            "callbacks": [callback.state_dict() for callback in self._callbacks],
-        }
-
     def _restore(self, state: Mapping[str, Any], origin: str) -> None:
-        name = state["objective"]["name"]
-        if name != self.objective.name:
-            raise CheckpointError(
-                f"{origin} is of objective {name!r}, this trainer has {self.objective.name!r}; "
-                f"use create_trainer(model, objective={name!r})"
-            )
-        check_fits(self.objective, state["objective_state"], origin)
-        optimizer, mine = state["optimizer_name"], type(self.optimizer).__name__
-        if optimizer != mine:
-            raise CheckpointError(f"{origin} does not fit this optimizer: it is of {optimizer}, this one is {mine}")
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise CheckpointError(f"{origin} does not fit this optimizer: {error}") from error
-        self.objective.load_state_dict(state["objective_state"])
-        if self.rates.scheduler is not None and state["scheduler"] is not None:
-            self.rates.scheduler.load_state_dict(state["scheduler"])
-        self.rates.load_state_dict(state["rates"])
-        position = state["position"]
-        self.step, self.epoch = position["step"], position["epoch"]
-        self.batches_done, self._batches_drawn = position["batches_done"], position["batches_drawn"]
-        self.total_steps = position["total_steps"]
+        restore_snapshot(self, state, origin)
         self._random_state = dict(state["random"])
-        self._recorder.load_state_dict(state["recorder"])
-        self.history.load_state_dict(state["history"])
-        self._best, self._saved_step = state["best"], self.step
-        self._spoilt = False
-        for callback, kept in zip(self._callbacks, state["callbacks"], strict=False):
-            callback.load_state_dict(kept)
+        self._saved_step, self._spoilt = self.step, False
 
     # ------------------------------------------------------------------ before training
 
@@ -457,7 +394,7 @@ class JEPATrainer:
                 self._thread_id = threading.get_ident()
                 self._refuse_queued()
                 self.ended.clear()
-                _LIVE_TRAINERS.add(self)
+                LIVE_TRAINERS.add(self)
                 self._set_state("running")
                 if self.view is not None:
                     self.view.show()
@@ -513,7 +450,7 @@ class JEPATrainer:
         """What makes this run this run, as plain values: a continued run must agree with it."""
         cosmetic = {"progress", "log_every", "keep_checkpoints", "diagnostics_budget"}
         config = {key: value for key, value in asdict(self.config).items() if key not in cosmetic}
-        return _plain(
+        return as_plain(
             {
                 "objective": {"name": self.objective.name, **self.objective.config()},
                 "architecture": self.model.config() or repr(self.model),
@@ -575,7 +512,7 @@ class JEPATrainer:
             self._random_state = None
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed half-way
-        self._recorder.begin()
+        self.recorder.begin()
         folder = self.run.path if self.run else None
         self._journal("RunStarted", total_steps=self.total_steps, world_size=self.world_size, notes=self._source.notes)
         self._saved_at = time.monotonic()
@@ -605,14 +542,14 @@ class JEPATrainer:
 
     def _take_step(self, window: list[Any]) -> None:
         assert self._train_step is not None
-        seed, drawn = self.config.seed, self._batches_drawn
+        seed, drawn = self.config.seed, self.batches_drawn
         draws = [Draw(seed, drawn + index, self.rank, self.world_size) for index in range(len(window))]
         self.rates.apply(self.step)
         result = self._train_step(
             window, draws, ema_momentum=self.rates.ema_momentum(self.step), clip=self.rates.clip(self.step)
         )
         self.last_batch, self.last_draw = window[-1], draws[-1]
-        self._batches_drawn += len(window)
+        self.batches_drawn += len(window)
         self.batches_done += len(window)
         self.step += 1
         self.rates.after_step()
@@ -622,11 +559,11 @@ class JEPATrainer:
         self._after_step(result)
 
     def _after_step(self, result: StepResult) -> None:
-        self._recorder.add(result)
-        if self._step_sinks or self._bound[events.StepEnded]:
+        self.recorder.add(result)
+        if self.listeners.want_steps:
             self.publish(events.StepEnded(self.step, self.epoch, result.loss, result.terms))
         if self.step % self.config.log_every == 0 or self.step == 1:
-            self._recorder.log(result)
+            self.recorder.log(result)
             if self.run is not None and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
                 self._save(None)
 
@@ -634,13 +571,13 @@ class JEPATrainer:
         self.epoch += 1
         self.batches_done = 0
         self.rates.after_epoch()
-        metrics = {"loss": self._recorder.epoch_mean()}
+        metrics = {"loss": self.recorder.epoch_mean()}
         due = self.epoch % self.config.eval_every == 0
         if due and self._validation is not None:
             metrics.update(self.evaluate())
         self.publish(events.EpochEnded(self.step, self.epoch, metrics))
-        if metrics.get(self.monitor, float("inf")) < self._best:
-            self._best, self._improved = metrics[self.monitor], True
+        if metrics.get(self.monitor, float("inf")) < self.best:
+            self.best, self._improved = metrics[self.monitor], True
         if self.run is not None and (self.epoch % self.config.checkpoint_every == 0 or self._improved):
             self._save(None)
 
@@ -658,7 +595,7 @@ class JEPATrainer:
             self._validation = self._as_source(self.val_loader)
         losses = evaluate_objective(self.objective, self._validation, self.device, self.rates.hyper, self.config.seed)
         metrics = {f"val_{name}": value for name, value in losses.items()}
-        self._recorder.record(metrics)
+        self.recorder.record(metrics)
         self.publish(events.Evaluated(self.step, self.epoch, metrics))
         return metrics
 
@@ -675,13 +612,13 @@ class JEPATrainer:
 
     def pause(self) -> None:
         """Hold before the next step (training thread; from elsewhere use the handle)."""
-        self._recorder.pause()
+        self.recorder.pause()
         self._paused, self._steps_allowed = True, None
         self._set_state("paused")
 
     def resume(self, steps: int | None = None) -> None:
         """Go on, for `steps` updates or until the end (training thread)."""
-        self._recorder.resume()
+        self.recorder.resume()
         self._paused, self._steps_allowed = False, steps
         self._set_state("running")
 
@@ -699,7 +636,7 @@ class JEPATrainer:
 
     def _end(self, state: str) -> None:
         if state == "finished":  # the interval of a stopped run is completed when it goes on
-            self._recorder.finish()
+            self.recorder.finish()
         if self.run is not None and self._saved_step != self.step:
             self._save(None)
         self._journal("RunEnded", state=state)
@@ -721,13 +658,13 @@ class JEPATrainer:
         if self.run is None or self._spoilt or self._saved_step == self.step or self.step == 0:
             return
         try:
-            self._recorder.collect(alone=True)  # the other ranks may be elsewhere, or gone
+            self.recorder.collect(alone=True)  # the other ranks may be elsewhere, or gone
             self._save(None)
         except Exception as second:
             warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)
 
     def _let_go(self) -> None:
-        _LIVE_TRAINERS.discard(self)
+        LIVE_TRAINERS.discard(self)
         if self._exchange is not None and self.state != "failed":
             self._exchange.close()
         if self.run is not None:
@@ -742,17 +679,8 @@ class JEPATrainer:
     # ------------------------------------------------------------------ saying so
 
     def publish(self, event: events.Event) -> None:
-        """Tell callbacks and sinks. A callback that raises ends the run, a sink that raises is only dropped."""
-        for method in self._bound[type(event)]:
-            method(self, event)
-        for sink in self._step_sinks if type(event) is events.StepEnded else self._sinks:
-            try:
-                sink(event)
-            except Exception as error:
-                self.unsubscribe(sink)
-                warnings.warn(
-                    f"{sink!r} failed on {type(event).__name__} ({error!r}) and gets no more events", stacklevel=2
-                )
+        """Tell callbacks and sinks."""
+        self.listeners.publish(self, event)
 
     def _journal(self, event: str, **fields: Any) -> None:
         if self.run is not None and self.rank == 0:
@@ -771,92 +699,3 @@ class JEPATrainer:
         """Renew `status.json`."""
         if self.run is not None and self.rank == 0 and self.run.is_open:
             self.run.write_status(asdict(self.status()))
-
-
-_LIVE_TRAINERS: weakref.WeakSet[JEPATrainer] = weakref.WeakSet()
-
-
-def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = False) -> None:
-    """Stop, with a checkpoint, a live run of this process that trains the same model or writes the same folder.
-
-    Other live runs are left alone; unless `at_start`, when it was said before, a warning says that they share the
-    processor.
-    """
-    for other in list(_LIVE_TRAINERS):
-        same_model = not set(map(id, other.objective.parameters())).isdisjoint(map(id, trainer.objective.parameters()))
-        same_folder = trainer.run is not None and other.run is not None and trainer.run.path == other.run.path
-        if not (same_model or same_folder):
-            if not at_start:
-                warnings.warn(
-                    f"another run of this process is {other.state} at step {other.step} "
-                    f"({other.run.path if other.run else 'no folder'}); the two will share the processor",
-                    stacklevel=4,
-                )
-            continue
-        other.control.submit(Stop(), source="handle")
-        if not other.ended.wait(timeout):
-            raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")
-        what = "trained this model" if same_model else "wrote to the same run folder"
-        warnings.warn(
-            f"stopped the run that {what}, at step {other.step} (checkpoint: {other.last_checkpoint})", stacklevel=4
-        )
-
-
-def as_objective(model: JEPA | Objective, name: str) -> Objective:
-    """The objective itself, or the named one around a model."""
-    from jepa.objectives import build_objective
-
-    if isinstance(model, Objective):
-        return model
-    if not isinstance(model, JEPA):
-        raise TypeError(
-            f"expected a JEPA or an Objective, got {type(model).__name__}; build JEPA(encoder=..., predictor=...)"
-        )
-    return build_objective(name, model)
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, if it updates some of the objective's parameters and nothing else."""
-    own = {id(parameter) for parameter in objective.parameters()}
-    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    strangers = sum(id(parameter) not in own for parameter in given)
-    if strangers or not given:
-        raise ValueError(
-            f"the optimizer holds {strangers} of {len(given)} parameters that are not the model's; "
-            "build it from model.parameters() of the same model"
-        )
-    return optimizer
-
-
-def bind_callbacks(callbacks: Sequence[Callback]) -> dict[type[events.Event], list[Callable[..., None]]]:
-    """Event type to the bound methods to call, looked up once."""
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks must derive from Callback, got {type(callback).__name__}")
-    return {
-        event: [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]
-        for name, event in EVENT_METHODS.items()
-    }
-
-
-def plan_steps(batches_per_epoch: int | None, accumulate: int, num_epochs: int | None, max_steps: int | None) -> int:
-    """The true number of optimizer updates: `ceil(batches / accumulate)` an epoch, at most `max_steps`."""
-    for name, value in (("num_epochs", num_epochs), ("max_steps", max_steps)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-    if num_epochs is None:
-        if max_steps is None:
-            raise ValueError("say how long to train: num_epochs=... or max_steps=...")
-        return max_steps
-    if batches_per_epoch is None:
-        raise ValueError("the loader has no length, so epochs cannot be planned: pass max_steps=... instead")
-    steps = num_epochs * -(-batches_per_epoch // accumulate)
-    return steps if max_steps is None else min(steps, max_steps)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)

@@ -16,7 +16,7 @@ from jepa.data.memory import MemoryLoader
 from jepa.models import JEPA, Encoder, ImageTokenizer, Predictor
 from jepa.models.predictor import MaskedPredictor
 from jepa.trainer import Callback, JEPATrainer, RunHandle, create_trainer, events
-from jepa.trainer.trainer import _LIVE_TRAINERS
+from jepa.trainer.live import LIVE_TRAINERS
 
 MakeModel = Callable[..., JEPA]
 MakeTrainer = Callable[..., JEPATrainer]
@@ -67,7 +67,7 @@ def make_trainer(make_model: MakeModel, tmp_path: Path) -> Iterator[MakeTrainer]
         return create_trainer(model, run=run, runs_dir=tmp_path / "runs", **{**silent, **options})
 
     yield make
-    for trainer in list(_LIVE_TRAINERS):
+    for trainer in list(LIVE_TRAINERS):
         RunHandle(trainer).stop()
         assert trainer.ended.wait(30)
 

@@ -33,7 +33,8 @@ from jepa.trainer import (
 )
 from jepa.trainer.checkpoint import read_checkpoint
 from jepa.trainer.control import Set, Stop
-from jepa.trainer.trainer import plan_steps
+from jepa.trainer.schedules import plan_steps
+from jepa.trainer.snapshot import take_snapshot
 
 MakeTrainer = Callable[..., JEPATrainer]
 MakeModel = Callable[..., JEPA]
@@ -80,7 +81,7 @@ class Noisy(Dataset[tuple[Tensor, Tensor]]):
 def everything(trainer: JEPATrainer) -> dict[str, Any]:
     """What two equal runs have in common, read back from a checkpoint: all but what depends on the clock."""
     buffer = io.BytesIO()
-    state = trainer._checkpoint_state()
+    state = take_snapshot(trainer)
     torch.save({key: state[key] for key in ("objective_state", "optimizer", "rates", "position", "random")}, buffer)
     kept = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     timed = {"steps_per_second", "embedding_std", "effective_rank"}

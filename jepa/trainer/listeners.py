@@ -1,0 +1,77 @@
+"""Who is told what happens: callbacks, which act, and sinks, which observe."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jepa.trainer import events
+from jepa.trainer.callback import EVENT_METHODS, Callback
+from jepa.trainer.events import Sink
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+
+class Listeners:
+    """The callbacks and sinks of one trainer.
+
+    Args:
+        callbacks: Called first, in this order.
+
+    Raises:
+        TypeError: One of them is not a `Callback`.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must derive from Callback, got {type(callback).__name__}")
+        self._callbacks = callbacks
+        self._methods: dict[type[events.Event], list[Callable[..., None]]] = {
+            event: [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]
+            for name, event in EVENT_METHODS.items()
+        }
+        self._sinks: tuple[Sink, ...] = ()
+        self._step_sinks: tuple[Sink, ...] = ()
+        self.want_steps = bool(self._methods[events.StepEnded])  # asked at every step
+
+    def subscribe(self, sink: Sink, *, every_step: bool = False) -> None:
+        """Tell `sink` from now on; of `StepEnded` only if `every_step`. From any thread."""
+        self._sinks = (*self._sinks, sink)
+        if every_step:
+            self._step_sinks = (*self._step_sinks, sink)
+        self._count()
+
+    def unsubscribe(self, sink: Sink) -> None:
+        """Tell `sink` no more. From any thread."""
+        # Compared with ==: a bound method is a new object each time it is looked up.
+        self._sinks = tuple(kept for kept in self._sinks if kept != sink)
+        self._step_sinks = tuple(kept for kept in self._step_sinks if kept != sink)
+        self._count()
+
+    def _count(self) -> None:
+        self.want_steps = bool(self._step_sinks or self._methods[events.StepEnded])
+
+    def publish(self, trainer: JEPATrainer, event: events.Event) -> None:
+        """Tell everybody. A callback that raises ends the run, a sink that raises is only dropped."""
+        for method in self._methods[type(event)]:
+            method(trainer, event)
+        for sink in self._step_sinks if type(event) is events.StepEnded else self._sinks:
+            try:
+                sink(event)
+            except Exception as error:
+                self.unsubscribe(sink)
+                warnings.warn(
+                    f"{sink!r} failed on {type(event).__name__} ({error!r}) and gets no more events", stacklevel=3
+                )
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What a checkpoint keeps of each callback."""
+        return [callback.state_dict() for callback in self._callbacks]
+
+    def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
+        """Give the callbacks back what a checkpoint holds, as far as there are as many."""
+        for callback, kept in zip(self._callbacks, state, strict=False):
+            callback.load_state_dict(kept)

@@ -1,0 +1,40 @@
+"""The runs that train in this process right now: two of them must not share a model or a run folder."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING
+
+from jepa.trainer.control import Stop
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+LIVE_TRAINERS: weakref.WeakSet[JEPATrainer] = weakref.WeakSet()
+
+
+def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = False) -> None:
+    """Stop, with a checkpoint, a live run of this process that trains the same model or writes the same folder.
+
+    Other live runs are left alone; unless `at_start`, when it was said before, a warning says that they share the
+    processor.
+    """
+    for other in list(LIVE_TRAINERS):
+        same_model = not set(map(id, other.objective.parameters())).isdisjoint(map(id, trainer.objective.parameters()))
+        same_folder = trainer.run is not None and other.run is not None and trainer.run.path == other.run.path
+        if not (same_model or same_folder):
+            if not at_start:
+                warnings.warn(
+                    f"another run of this process is {other.state} at step {other.step} "
+                    f"({other.run.path if other.run else 'no folder'}); the two will share the processor",
+                    stacklevel=4,
+                )
+            continue
+        other.control.submit(Stop(), source="handle")
+        if not other.ended.wait(timeout):
+            raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")
+        what = "trained this model" if same_model else "wrote to the same run folder"
+        warnings.warn(
+            f"stopped the run that {what}, at step {other.step} (checkpoint: {other.last_checkpoint})", stacklevel=4
+        )

@@ -1,0 +1,77 @@
+"""Everything a run needs to go on: taken from a trainer as plain values and tensors, and given back to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from jepa.trainer.checkpoint import CheckpointError, check_fits, random_state
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+
+def take_snapshot(trainer: JEPATrainer) -> dict[str, Any]:
+    """The state of a trainer between two steps, as `write_checkpoint` keeps it."""
+    scheduler = trainer.rates.scheduler
+    return {
+        "architecture": trainer.model.config(),
+        "objective": {"name": trainer.objective.name, **trainer.objective.config()},
+        "config": as_plain(asdict(trainer.config)),
+        "objective_state": trainer.objective.state_dict(),
+        "optimizer_name": type(trainer.optimizer).__name__,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        "rates": trainer.rates.state_dict(),
+        "position": {name: getattr(trainer, name) for name in POSITION},
+        "random": random_state(),
+        "recorder": trainer.recorder.state_dict(),
+        "history": trainer.history.state_dict(),
+        "best": trainer.best,
+        "callbacks": trainer.listeners.state_dict(),
+    }
+
+
+def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str) -> None:
+    """Give a trainer back what `take_snapshot` took, all but the process-wide random state.
+
+    Raises:
+        CheckpointError: It is of another objective, model or optimizer; nothing was changed.
+    """
+    name = state["objective"]["name"]
+    if name != trainer.objective.name:
+        raise CheckpointError(
+            f"{origin} is of objective {name!r}, this trainer has {trainer.objective.name!r}; "
+            f"use create_trainer(model, objective={name!r})"
+        )
+    check_fits(trainer.objective, state["objective_state"], origin)
+    optimizer, mine = state["optimizer_name"], type(trainer.optimizer).__name__
+    if optimizer != mine:
+        raise CheckpointError(f"{origin} does not fit this optimizer: it is of {optimizer}, this one is {mine}")
+    try:
+        trainer.optimizer.load_state_dict(state["optimizer"])
+    except ValueError as error:
+        raise CheckpointError(f"{origin} does not fit this optimizer: {error}") from error
+    trainer.objective.load_state_dict(state["objective_state"])
+    if trainer.rates.scheduler is not None and state["scheduler"] is not None:
+        trainer.rates.scheduler.load_state_dict(state["scheduler"])
+    trainer.rates.load_state_dict(state["rates"])
+    for name in POSITION:
+        setattr(trainer, name, state["position"][name])
+    trainer.recorder.load_state_dict(state["recorder"])
+    trainer.history.load_state_dict(state["history"])
+    trainer.best = state["best"]
+    trainer.listeners.load_state_dict(state["callbacks"])
+
+
+POSITION = ("step", "epoch", "batches_done", "batches_drawn", "total_steps")
+
+
+def as_plain(value: Any) -> Any:
+    """Values that YAML and a checkpoint can hold: mappings, lists, numbers and text; anything else as its `repr`."""
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else repr(value)
