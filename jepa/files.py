@@ -1,14 +1,15 @@
-"""Files that survive a crash: atomic replacement and append-only JSON lines."""
+"""Files that survive a crash: atomic replacement, append-only JSON lines, and locks that end with their process."""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextmanager
@@ -102,3 +103,52 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 if isinstance(record, dict):
                     records.append(record)
     return records
+
+
+class FileLock:
+    """A lock that one process at a time can hold, and that is let go when that process ends, however it ends.
+
+    Windows has no such locks: there it is always free, and two writers are the user's to avoid.
+
+    Args:
+        path: The file that stands for the lock; created in an existing folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock, without waiting; `False` if it is held already."""
+        try:
+            import fcntl
+        except ImportError:
+            return True
+        file = self._path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self._file = file
+        _LOCKED.add(file)
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock; twice is fine."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+_LOCKED: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+
+
+def _drop_copies() -> None:
+    """Close what a forked child (a data loading worker) would hold on to after this process was killed."""
+    for file in list(_LOCKED):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_copies)

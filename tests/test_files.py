@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jepa import files
-from jepa.files import JSONLines, atomic_path, read_lines, write_text
+from jepa.files import FileLock, JSONLines, atomic_path, read_lines, write_text
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -212,3 +212,28 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         temporary.touch()
     held = {Path(file.path) for file in psutil.Process().open_files()}
     assert not {path for path in held if path.is_relative_to(tmp_path)}
+
+
+def test_a_lock_is_held_once_and_can_be_taken_again(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    first.release()
+    assert second.acquire()
+    second.release()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = "import sys, time; from jepa.files import FileLock; lock = FileLock(sys.argv[1])"
+    code += "; print(lock.acquire(), flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert not FileLock(tmp_path / "lock").acquire()
+        other.kill()
+        other.wait(10)
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
+    lock.release()

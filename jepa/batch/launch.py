@@ -17,7 +17,7 @@ from typing import Any
 
 from jepa.batch.parameters import check_parameters, read_parameters
 from jepa.batch.processes import die_with_parent
-from jepa.files import read_lines, write_text
+from jepa.files import FileLock, read_lines, write_text
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 40.0
@@ -70,7 +70,7 @@ def run_notebook(
 
     Raises:
         FileNotFoundError: There is no such notebook.
-        ValueError: A parameter is unknown or of the wrong type, or the name belongs to a run with others.
+        ValueError: A parameter is unknown or of the wrong type, or the name belongs to another run or one in progress.
     """
     values = check_parameters(parameters, read_parameters(notebook))
     if nproc_per_node < 1:
@@ -84,7 +84,14 @@ def run_notebook(
             say(f"{folder} is finished already; pass --force to run it again")
             return BatchResult(folder, "skipped")
         say(f"the finished run is kept in {_move_aside(folder)}")
-    return _launch(folder, request, say)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".batch-lock")
+    if not lock.acquire():
+        raise ValueError(f"{folder} is being run by another command; wait for its end, or choose another --name")
+    try:
+        return _launch(folder, request, say)
+    finally:
+        lock.release()
 
 
 def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
@@ -98,6 +105,8 @@ def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     differences = [
         f"{key}: was {had.get(key, 'its default')!r}, now {wanted.get(key, 'its default')!r}" for key in changed
     ]
+    if found["nproc_per_node"] != request["nproc_per_node"]:
+        differences.append(f"nproc_per_node: was {found['nproc_per_node']}, now {request['nproc_per_node']}")
     if Path(found["notebook"]).name != Path(request["notebook"]).name:
         differences.append(f"notebook: was {found['notebook']}, now {request['notebook']}")
     if differences:
@@ -115,7 +124,7 @@ def _move_aside(folder: Path) -> Path:
 
 def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -> BatchResult:
     logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(exist_ok=True)
     for old in (*logs.glob("rank-*.error.json"), logs / "progress.json"):
         old.unlink(missing_ok=True)
     _write_state(folder, request, status="running", started=time.time())

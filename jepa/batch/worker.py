@@ -135,9 +135,17 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
         f"{ATOMIC}{run / 'notebook.ipynb'}" if rank == 0 else None,
         parameters=check_parameters(request["parameters"], read_parameters(request["notebook"])),
         engine_name="jepa",
+        kernel_name=_kernel_name(request["notebook"]),
         progress_bar=False,
         store_widget_state=False,
     )
+
+
+def _kernel_name(notebook: str) -> str:
+    """The kernel that the notebook names, or Python where it names none."""
+    import nbformat
+
+    return nbformat.read(notebook, as_version=4).metadata.get("kernelspec", {}).get("name", "python3")
 
 
 class AtomicWriter:

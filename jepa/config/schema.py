@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal
 
 
@@ -89,6 +89,10 @@ class TrainerConfig:
             value = getattr(self, name)
             if not isinstance(value, Real) or not low <= float(value) <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and not isinstance(value, Integral):
+                raise ValueError(f"{field.name} must be a whole number, got {value!r}")
         choices: dict[str, tuple[Any, ...]] = {
             "precision": ("fp32", "bf16"),
             "monitor": ("val_loss", "loss", None),

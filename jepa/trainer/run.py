@@ -6,15 +6,14 @@ import json
 import os
 import secrets
 import time
-import weakref
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
-from jepa.files import JSONLines, read_lines, write_text
+from jepa.files import FileLock, JSONLines, read_lines, write_text
 from jepa.trainer.checkpoint import CheckpointFolder
 
 
@@ -44,7 +43,7 @@ class RunFolder:
         self.segment = 0
         self._journal: JSONLines | None = None
         self._metrics: JSONLines | None = None
-        self._lock: IO[str] | None = None
+        self._lock = FileLock(self.path / ".lock")
         self._tick = 0
 
     @property
@@ -84,7 +83,10 @@ class RunFolder:
         if self.is_open:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        if not self._lock.acquire():
+            raise RunConflictError(
+                f"run {self.name!r} is being written by another trainer; stop that one first, or choose another run="
+            )
         try:
             self._agree(config)
             lines = read_lines(self.journal_path)
@@ -95,22 +97,6 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
-
-    def _hold(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows; two writers are then the user's to avoid
-            return
-        self._lock = (self.path / ".lock").open("a")
-        _LOCKS.add(self._lock)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            self._lock = None
-            raise RunConflictError(
-                f"run {self.name!r} is being written by another trainer; stop that one first, or choose another run="
-            ) from error
 
     def _agree(self, config: Mapping[str, Any]) -> None:
         path = self.path / "config.yaml"
@@ -152,23 +138,11 @@ class RunFolder:
 
     def close(self) -> None:
         """Let go of the folder; it can be opened again."""
-        for file in (self._journal, self._metrics, self._lock):
+        for file in (self._journal, self._metrics):
             if file is not None:
                 file.close()
-        self._journal = self._metrics = self._lock = None
-
-
-_LOCKS: weakref.WeakSet[IO[str]] = weakref.WeakSet()
-
-
-def _drop_locks() -> None:
-    """Close the copies that a forked child (a data loading worker) would hold on to after this process was killed."""
-    for lock in list(_LOCKS):
-        lock.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_drop_locks)
+        self._journal = self._metrics = None
+        self._lock.release()
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

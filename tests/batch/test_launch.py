@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from jepa.batch import BatchResult, run_notebook, summary
-from jepa.files import read_lines
+from jepa.files import FileLock, read_lines, write_text
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Path]
@@ -138,6 +138,31 @@ def test_another_notebook_under_the_same_name_is_an_error(finished: Finished, tm
     other = shutil.copy(finished.notebook, tmp_path / "other.ipynb")
     with pytest.raises(ValueError, match=r"notebook: was .*small.ipynb, now .*other.ipynb"):
         again(finished._replace(notebook=Path(other)))
+
+
+def test_another_number_of_processes_under_the_same_name_is_an_error(finished: Finished) -> None:
+    with pytest.raises(ValueError, match=r"nproc_per_node: was 1, now 2"):
+        again(finished, nproc_per_node=2)
+
+
+def test_a_second_command_with_the_same_name_is_refused_while_the_first_runs(finished: Finished) -> None:
+    folder = finished.runs / "a"
+    write_text(folder / "batch.json", json.dumps({**state(folder), "status": "running"}))
+    lock = FileLock(folder / ".batch-lock")
+    assert lock.acquire()
+    before = contents(finished.runs)
+    with pytest.raises(ValueError, match=r"runs/a is being run by another command"):
+        again(finished)
+    assert contents(finished.runs) == before
+    lock.release()
+
+
+def test_a_notebook_that_names_no_kernel_runs_in_python(make_notebook: Make, tmp_path: Path) -> None:
+    notebook = make_notebook(tmp_path / "small.ipynb", "num_epochs")
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    del content["metadata"]["kernelspec"]
+    notebook.write_text(json.dumps(content), encoding="utf-8")
+    assert run_notebook(notebook, name="a", runs_dir=tmp_path / "runs").status == "finished"
 
 
 def test_force_runs_anew_and_keeps_the_finished_run_aside(finished: Finished) -> None:

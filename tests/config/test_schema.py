@@ -93,3 +93,9 @@ def test_a_name_with_a_typing_mistake_is_recognised(name: str) -> None:
 
 def test_a_name_like_no_other_lists_what_there_is() -> None:
     assert str(unknown_key_error("xyz", ["beta", "alpha"], "key")) == "unknown key 'xyz'; known: alpha, beta"
+
+
+@pytest.mark.parametrize("name", ["accumulate", "log_every", "checkpoint_every", "seed"])
+def test_counts_are_whole_numbers(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number, got 1\.5"):
+        TrainerConfig(**{name: 1.5})  # type: ignore[arg-type]
