@@ -44,7 +44,7 @@ docs: $(READY)  ## build the documentation
 
 notebooks: $(READY)
 	@echo "== notebooks"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=180 -p no:warnings $(NOTEBOOKS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p tests.notebook_rules --nbval-lax --nbval-cell-timeout=180 -p no:warnings $(NOTEBOOKS)
 
 test: lint docs notebooks  ## everything that is checked, in under 25 minutes
 	@echo "== unit tests and doctests"

@@ -88,6 +88,15 @@ def all_reduce_mean(x: Tensor) -> Tensor:
     return all_reduce_sum(x) / size if size > 1 else x
 
 
+def gather_objects(value: T) -> list[T]:
+    """The values of all ranks, in their order, on every rank; they must be picklable."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def broadcast_object(value: T, source: int = 0) -> T:
     """The value that rank `source` holds, on every rank; it must be picklable."""
     if world_size() == 1:

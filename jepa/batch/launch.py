@@ -20,7 +20,9 @@ from jepa.batch.processes import die_with_parent
 from jepa.files import FileLock, read_lines, write_text
 
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 40.0
+GRACE_SECONDS = 60.0
+TORCHRUN_GRACE_SECONDS = 50  # less, so that it is the last to go
+SIGNS_OF_A_LOST_RANK = ("Connection closed by peer", "Connection reset", "Broken pipe", "DistBackendError")
 EXIT_STOPPED = (143, 130, -signal.SIGTERM, -signal.SIGINT)
 
 
@@ -160,6 +162,7 @@ def _command(folder: Path, processes: int) -> list[str]:
 def _environment(folder: Path, processes: int) -> dict[str, str]:
     environment = {**os.environ, "JEPA_RUN": str(folder), "JEPA_FRONT_END": "0"}
     environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+    environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(TORCHRUN_GRACE_SECONDS))
     environment.pop("JPY_SESSION_NAME", None)
     return environment
 
@@ -213,9 +216,10 @@ def _outcome(folder: Path, code: int, interrupted: bool) -> tuple[str, str | Non
     errors = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("logs/rank-*.error.json"))]
     if code == 0 and not errors:
         return "finished", None
-    if interrupted or (code in EXIT_STOPPED and not errors):
+    causes = [error for error in errors if not _is_consequence(error)]
+    if not causes and (interrupted or (code in EXIT_STOPPED and not errors)):
         return "stopped", None
-    causes = [error for error in errors if not _is_consequence(error)] or errors
+    causes = causes or errors
     if not causes:
         tail = (folder / "logs" / "launcher.log").read_text(errors="replace").strip().splitlines()[-3:]
         return "failed", f"exit code {code}: {' | '.join(tail) or 'no output'}"
@@ -226,7 +230,7 @@ def _outcome(folder: Path, code: int, interrupted: bool) -> tuple[str, str | Non
 
 def _is_consequence(error: Mapping[str, Any]) -> bool:
     """Whether a rank failed only because another one had gone."""
-    return any(sign in error["error"] for sign in ("Connection closed by peer", "Connection reset", "DistBackendError"))
+    return any(sign in error["error"] for sign in SIGNS_OF_A_LOST_RANK)
 
 
 def _write_state(folder: Path, request: Mapping[str, Any], **state: Any) -> None:

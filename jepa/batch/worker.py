@@ -2,7 +2,8 @@
 
 Rank 0 keeps the executed notebook, written atomically after each cell; every rank writes what its cells print to
 `logs/rank-<r>.log` and the true cause of a failure to `logs/rank-<r>.error.json`. The worker dies with its parent, the
-kernel with the worker. SIGTERM is passed on to the kernel as an interrupt, so training ends with a checkpoint.
+kernel with the worker. SIGTERM is passed on to the kernel as an interrupt, so training ends with a checkpoint; whatever
+else goes wrong on the way there is a failure like any other.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from jepa.files import write_text
 
 ATOMIC = "atomic://"
 EXIT_STOPPED = 143
+# What an interrupt raises: in a cell, in a cell that trains, in a cell that awaits.
+INTERRUPTS = ("KeyboardInterrupt", "TrainingInterrupted", "CancelledError")
+# A kernel that has been asked to end may first have to stop a run and write its checkpoint.
+KERNEL_SHUTDOWN_SECONDS = 40.0
 
 
 def main(folder: str) -> int:
@@ -37,11 +42,20 @@ def main(folder: str) -> int:
         with (run / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8", buffering=1) as log:
             _execute(request, run, rank, log, stopped, begun)
     except BaseException as error:
-        if stopped:
+        if stopped and _is_interrupt(error):
             return EXIT_STOPPED
         write_text(error_file, json.dumps(describe_error(error, rank, len(begun))))
         return 1
     return 0
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether the notebook ended because it was asked to, and by nothing else."""
+    from papermill.exceptions import PapermillExecutionError
+
+    if not isinstance(error, PapermillExecutionError):
+        return isinstance(error, KeyboardInterrupt)
+    return error.ename in INTERRUPTS or (error.ename, error.evalue) == ("SystemExit", str(EXIT_STOPPED))
 
 
 def describe_error(error: BaseException, rank: int, cell: int) -> dict[str, Any]:
@@ -84,6 +98,7 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
 
             signal.signal(signal.SIGTERM, interrupt)
             signal.signal(signal.SIGINT, interrupt)
+            self.km.shutdown_wait_time = 2 * KERNEL_SHUTDOWN_SECONDS  # after half of it the kernel gets a SIGTERM
             super().papermill_execute_cells()
 
         def execute_cell(self, cell: Any, index: int, *args: Any, **kwargs: Any) -> Any:

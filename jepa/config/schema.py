@@ -23,7 +23,8 @@ class TrainerConfig:
 
     Args:
         learning_rate: Peak learning rate, reached after the warm-up.
-        min_learning_rate: Learning rate at the end of the cosine, as a fraction of the peak.
+        final_learning_rate_fraction: Where the cosine ends, as a fraction of `learning_rate`: 0.01 ends at a hundredth of
+            the peak, 1 keeps the peak.
         warmup_fraction: Share of all steps in which the learning rate rises linearly.
         weight_decay: AdamW weight decay; biases and norms get none.
         final_weight_decay: Weight decay at the end of a cosine from `weight_decay`; `None` keeps it constant.
@@ -48,7 +49,7 @@ class TrainerConfig:
     """
 
     learning_rate: float = 1e-3
-    min_learning_rate: float = 0.01
+    final_learning_rate_fraction: float = 0.01
     warmup_fraction: float = 0.1
     weight_decay: float = 0.05
     final_weight_decay: float | None = None
@@ -73,7 +74,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {
             "learning_rate": (0, 1e3),
-            "min_learning_rate": (0, 1),
+            "final_learning_rate_fraction": (0, 1),
             "warmup_fraction": (0, 1),
             "weight_decay": (0, 1e3),
             "ema_momentum": (0, 1),
@@ -102,10 +103,14 @@ class TrainerConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("clip_grad_norm", "early_stopping"):
+        switches: dict[str, tuple[type, str]] = {
+            "clip_grad_norm": (Real, "a positive number"),
+            "early_stopping": (Integral, "a positive whole number"),
+        }
+        for name, (kind, wanted) in switches.items():
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive or None, got {value!r}")
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or not value > 0):
+                raise ValueError(f"{name} must be {wanted} or None, got {value!r}")
 
     def updated(self, changes: Mapping[str, Any]) -> TrainerConfig:
         """A copy with `changes`; an unknown name is an error that names the nearest known one."""

@@ -11,7 +11,8 @@ from jepa.trainer.inspection import Inspection
 from jepa.trainer.recorder import NonFiniteLossError
 from jepa.trainer.run import RunConflictError, RunFolder
 from jepa.trainer.signals import TrainingInterrupted
-from jepa.trainer.trainer import JEPATrainer, Status
+from jepa.trainer.status import Status
+from jepa.trainer.trainer import JEPATrainer
 
 __all__ = [
     "Callback",

@@ -1,8 +1,12 @@
-"""What each command does. A command is checked, written to the journal, applied, and acknowledged, in this order."""
+"""What each command does. A command is checked, written to the journal, applied, and acknowledged, in this order.
+
+One that is refused, or fails when it is applied, gets a line `CommandRefused` as its last word in the journal.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import control, events
@@ -10,6 +14,7 @@ from jepa.trainer.control import Command, Ticket
 from jepa.trainer.inspection import inspect
 
 if TYPE_CHECKING:
+    from jepa.trainer.gate import Gate
     from jepa.trainer.trainer import JEPATrainer
 
 Effect = Callable[[], Any]
@@ -19,13 +24,13 @@ Prepared = tuple[dict[str, Any], Effect]
 class CommandTable:
     """Applies commands to one trainer, on its training thread."""
 
-    def __init__(self, trainer: JEPATrainer) -> None:
+    def __init__(self, trainer: JEPATrainer, gate: Gate) -> None:
         self._trainer = trainer
         self._prepare: dict[type[Command], Callable[[Any], Prepared]] = {
-            control.Pause: lambda command: ({}, trainer.pause),
-            control.Resume: lambda command: ({}, trainer.resume),
-            control.Step: lambda command: ({}, lambda: trainer.resume(command.n)),
-            control.Stop: lambda command: ({}, trainer.stop),
+            control.Pause: lambda command: ({}, gate.pause),
+            control.Resume: lambda command: ({}, gate.resume),
+            control.Step: lambda command: ({}, lambda: gate.resume(command.n)),
+            control.Stop: lambda command: ({}, gate.stop),
             control.Set: self._set,
             control.SaveCheckpoint: self._save,
             control.Evaluate: self._evaluate,
@@ -51,7 +56,7 @@ class CommandTable:
         if type(ticket.command) not in self._prepare:
             raise TypeError(f"{type(ticket.command).__name__} is not a command that can be applied")
         result, effect = self._prepare[type(ticket.command)](ticket.command)
-        trainer.journal_command(ticket, result)
+        trainer.journal("CommandApplied", command=ticket.command.as_data(), source=ticket.source, result=result)
         value = effect()
         trainer.publish(
             events.CommandApplied(trainer.step, trainer.epoch, ticket.command.as_data(), ticket.source, result)
@@ -60,6 +65,8 @@ class CommandTable:
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         trainer, data = self._trainer, ticket.command.as_data()
+        with suppress(OSError):  # the disk may be what it was refused for
+            trainer.journal("CommandRefused", command=data, source=ticket.source, error=str(error))
         trainer.publish(events.CommandApplied(trainer.step, trainer.epoch, data, ticket.source, error=str(error)))
         ticket.refuse(trainer.step, error)
 

@@ -90,6 +90,7 @@ class Ticket:
         self._result: Mapping[str, Any] = {}
         self._error: BaseException | None = None
         self._done = threading.Event()
+        self._followers: list[Ticket] = []
 
     @property
     def done(self) -> bool:
@@ -99,12 +100,26 @@ class Ticket:
     def complete(self, step: int, result: Mapping[str, Any] | None = None, value: Any = None) -> None:
         """Answer the command (training thread only). `value` stays in memory, `result` goes to the journal."""
         self.step, self._result, self.value = step, result or {}, value
-        self._done.set()
+        self._answer()
 
     def refuse(self, step: int | None, error: BaseException) -> None:
         """Answer the command with an error (training thread only)."""
         self.step, self._error = step, error
+        self._answer()
+
+    def answer_also(self, follower: Ticket) -> None:
+        """Give `follower` the same answer, now or when there is one (training thread only)."""
+        self._followers.append(follower)
+        if self.done:
+            self._answer()
+
+    def _answer(self) -> None:
         self._done.set()
+        for follower in self._followers:
+            follower.step, follower.value = self.step, self.value
+            follower._result, follower._error = self._result, self._error
+            follower._answer()
+        self._followers.clear()
 
     def result(self, timeout: float | None = None) -> Mapping[str, Any]:
         """Wait until the command took effect and return what it did.

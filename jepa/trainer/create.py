@@ -91,7 +91,6 @@ def create_trainer(
         device=chosen,
         val_loader=val_loader,
     )
-    trainer.waits_by_default = place != "frontend" and live_plot is not True and control_panel is not True
     if _is_first():
         _attach_views(trainer, live_plot, control_panel, place)
     return trainer

@@ -34,6 +34,7 @@ class RunHandle:
 
     Every command returns a `Ticket` at once; `ticket.result()` waits until the command took effect. `await run`
     (in a notebook cell) or `run.wait()` (anywhere) waits for the end; interrupting the wait leaves the training alone.
+    Where the process ends, the run ends too, with a checkpoint.
 
     Example:
         A cell that changes the rate in the middle of a run::
@@ -46,6 +47,7 @@ class RunHandle:
 
     def __init__(self, trainer: JEPATrainer) -> None:
         self._trainer = trainer
+        self._last: Ticket | None = None
 
     def __repr__(self) -> str:
         status = self.status()
@@ -100,7 +102,8 @@ class RunHandle:
 
     def _submit(self, command: Command) -> Ticket:
         self._trainer.raise_failure()
-        return self._trainer.submit(command, source="handle")
+        self._last = self._trainer.submit(command, source="handle")
+        return self._last
 
     @property
     def result(self) -> History:
@@ -134,12 +137,16 @@ class RunHandle:
             The step the run is at.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self._trainer.step < step and not self._trainer.ended.is_set() and self.state != "paused":
+        while self._trainer.step < step and not self._trainer.ended.is_set() and not self._holds():
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"still at step {self._trainer.step} of {step} after {timeout} s")
             await asyncio.sleep(POLL_SECONDS)
         self._trainer.raise_failure()
         return self._trainer.step
+
+    def _holds(self) -> bool:
+        """Whether the run is paused, and nothing that this handle asked for is about to change that."""
+        return self.state == "paused" and (self._last is None or self._last.done)
 
     def show(self) -> None:
         """Show panel and chart (again), where there is a front end."""

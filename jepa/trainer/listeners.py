@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import events
@@ -67,11 +67,21 @@ class Listeners:
                     f"{sink!r} failed on {type(event).__name__} ({error!r}) and gets no more events", stacklevel=3
                 )
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """What a checkpoint keeps of each callback."""
-        return [callback.state_dict() for callback in self._callbacks]
+    def _named(self) -> dict[str, Callback]:
+        """Callbacks by class, the second and further ones of a class by number too."""
+        named: dict[str, Callback] = {}
+        for callback in self._callbacks:
+            name = type(callback).__name__
+            number = sum(other.partition(" ")[0] == name for other in named)
+            named[f"{name} {number + 1}" if number else name] = callback
+        return named
 
-    def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
-        """Give the callbacks back what a checkpoint holds, as far as there are as many."""
-        for callback, kept in zip(self._callbacks, state, strict=False):
-            callback.load_state_dict(kept)
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint keeps of each callback."""
+        return {name: callback.state_dict() for name, callback in self._named().items()}
+
+    def load_state_dict(self, state: Mapping[str, dict[str, Any]]) -> None:
+        """Give the callbacks that a checkpoint knows back what it holds; the others begin anew."""
+        for name, callback in self._named().items():
+            if name in state:
+                callback.load_state_dict(state[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import warnings
 import weakref
 from typing import TYPE_CHECKING
@@ -11,7 +13,21 @@ from jepa.trainer.control import Stop
 if TYPE_CHECKING:
     from jepa.trainer.trainer import JEPATrainer
 
+logger = logging.getLogger(__name__)
+
 LIVE_TRAINERS: weakref.WeakSet[JEPATrainer] = weakref.WeakSet()
+EXIT_SECONDS = 60.0
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End what still trains in a thread when its process ends, with checkpoints."""
+    trainers = list(LIVE_TRAINERS)
+    for trainer in trainers:
+        trainer.control.submit(Stop(), source="exit")
+    for trainer in trainers:
+        if not trainer.ended.wait(EXIT_SECONDS):
+            logger.warning("the process ends although its run is still %s at step %d", trainer.state, trainer.step)
 
 
 def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = False) -> None:
@@ -34,6 +50,8 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
         other.control.submit(Stop(), source="handle")
         if not other.ended.wait(timeout):
             raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")
+        if other.view is not None:
+            other.view.close()
         what = "trained this model" if same_model else "wrote to the same run folder"
         warnings.warn(
             f"stopped the run that {what}, at step {other.step} (checkpoint: {other.last_checkpoint})", stacklevel=4

@@ -37,8 +37,8 @@ class CommandExchange:
         """Wait up to `seconds` for commands, while paused."""
         return list(self._control.drain(timeout=seconds))
 
-    def close(self) -> None:
-        """No more steps will be asked about."""
+    def close(self, *, finish: bool) -> None:
+        """The run has ended; `finish` what was begun with the other ranks, where they do so too."""
 
 
 class DistributedCommandExchange(CommandExchange):
@@ -46,6 +46,9 @@ class DistributedCommandExchange(CommandExchange):
 
     One flag is reduced between two steps while the step runs, so a command takes effect one step after it was seen
     and on every rank at once. Any rank may ask to stop (it got a signal); all other commands come from rank 0.
+
+    The same notebook runs on every rank, so the others ask for the same commands: their handles are passive, and the
+    n-th command of theirs gets the answer to the n-th command of rank 0's handle.
     """
 
     def __init__(self, control: Control) -> None:
@@ -53,6 +56,9 @@ class DistributedCommandExchange(CommandExchange):
         self._group = dist.new_group(backend="gloo")
         self._flag = torch.zeros(1)
         self._work: dist.Work | None = None
+        self._leading: list[Ticket] = []  # of rank 0's handle, since the beginning
+        self._following: list[Ticket] = []  # of this rank's, not yet paired with one of those
+        self._paired = 0
 
     def pending(self) -> bool:
         """Whether any rank had commands before the step that has just ended."""
@@ -72,23 +78,38 @@ class DistributedCommandExchange(CommandExchange):
         """Rank 0's commands and anybody's wish to stop, the same list on every rank."""
         me, mine = distributed.rank(), []
         for ticket in self._control.drain():
-            if me == 0 or isinstance(ticket.command, Stop):
-                mine.append(ticket)
-            else:
-                ticket.refuse(None, RuntimeError("steer the run from rank 0; the other ranks follow it"))
+            (mine if me == 0 or isinstance(ticket.command, Stop) else self._following).append(ticket)
         said: list[list[tuple[Command, str]]] = [[] for _ in range(distributed.world_size())]
         dist.all_gather_object(said, [(ticket.command, ticket.source) for ticket in mine], group=self._group)
         own = iter(mine)
-        return [next(own) if rank == me else Ticket(*line) for rank, lines in enumerate(said) for line in lines]
+        tickets = [next(own) if rank == me else Ticket(*line) for rank, lines in enumerate(said) for line in lines]
+        self._leading += [
+            t for t in tickets[: len(said[0])] if t.source == "handle" and not isinstance(t.command, Stop)
+        ]
+        self._pair()
+        return tickets
+
+    def _pair(self) -> None:
+        while self._following and self._paired < len(self._leading):
+            leader, follower = self._leading[self._paired], self._following.pop(0)
+            self._paired += 1
+            if leader.command == follower.command:
+                leader.answer_also(follower)
+            else:
+                follower.refuse(None, RuntimeError(f"{follower.command} here, but rank 0 asked for {leader.command}"))
 
     def wait(self, seconds: float) -> list[Ticket]:
         """Look once, after a short sleep; the repeated reduction is also the heartbeat of paused ranks."""
         time.sleep(min(seconds, 0.05))
         return self.take() if self.pending() else []
 
-    def close(self) -> None:
-        """Complete the last reduction, so that no rank is left inside it."""
-        self._finish_reduction()
+    def close(self, *, finish: bool) -> None:
+        """Complete the last reduction, so that no rank is left inside it, and answer who still waits."""
+        if finish:
+            self._finish_reduction()
+        for ticket in self._following:
+            ticket.refuse(None, RuntimeError(f"{ticket.command} was not asked for on rank 0, which the others follow"))
+        self._following.clear()
 
 
 def command_exchange(control: Control) -> CommandExchange:

@@ -2,20 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.objectives.base import HyperParameter, Objective
-from jepa.trainer.schedules import Adjustable, constant, cosine, linear, warmup_cosine
+from jepa.trainer.schedules import Adjustable, Schedule, constant, cosine, linear, warmup_cosine
 
 LEARNING_RATE = HyperParameter(1e-3, 0.0, 1e3, "per step")
 WEIGHT_DECAY = HyperParameter(0.05, 0.0, 1e3, "decoupled")
 EMA_MOMENTUM = HyperParameter(0.99, 0.0, 1.0, "share of the old target kept")
 CLIP = HyperParameter(1.0, 1e-8, 1e8, "largest gradient norm")
+
+
+class GroupRates:
+    """The learning rates in an optimizer's groups, moved by a torch scheduler (or by nobody), and the edit made to them.
+
+    Many torch schedulers compute a rate from the one before it, others from a base or a peak of their own. So that an
+    edit means the same with all of them, a scheduler only ever sees its own rates: they are put back before its step
+    and replaced by the edited ones after it.
+
+    Args:
+        optimizer: Holds the rates.
+        scheduler: Moves them; `None` leaves that to the user's own code.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._shares = shares([float(group["lr"]) for group in self._groups])
+        self._scheduled: list[float] | None = None  # rates as the scheduler set them, while an edit is in force
+        self._scale = 1.0
+        self._held: list[float] | None = None
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups  # loading a state replaces them
+
+    def __call__(self) -> float:
+        """The largest rate of all groups."""
+        return max(self._present())
+
+    def step(self) -> None:
+        """Step the scheduler, if there is one."""
+        if self._scheduler is None:
+            return
+        if self._scheduled is None:
+            self._scheduler.step()
+            return
+        self.write(self._scheduled)
+        self._scheduler.step()
+        self._scheduled = self._present()
+        self._write_edited()
+
+    def scalable(self) -> bool:
+        """Whether the scheduled rate can be rescaled; a rate of 0 can only be held."""
+        return max(self._scheduled or self._present()) > 0
+
+    def edit(self, value: float, mode: Literal["scale", "hold"]) -> None:
+        """Make the largest rate `value`, and go on along the rescaled schedule or stay there."""
+        scheduled = self._scheduled or self._present()
+        peak = max(scheduled)
+        ratios = [rate / peak for rate in scheduled] if peak else self._shares
+        if self._scheduler is None:
+            self.write([value * ratio for ratio in ratios])
+            return
+        self._scheduled = scheduled
+        if mode == "scale":
+            self._scale, self._held = value / peak, None
+        else:
+            self._held = [value * ratio for ratio in ratios]
+        self._write_edited()
+
+    def write(self, rates: Iterable[float]) -> None:
+        """Give each group its rate."""
+        for group, rate in zip(self._groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _write_edited(self) -> None:
+        assert self._scheduled is not None
+        self.write(self._held or [min(rate * self._scale, LEARNING_RATE.high) for rate in self._scheduled])
+
+    def _present(self) -> list[float]:
+        return [float(group["lr"]) for group in self._groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The edit; the optimizer keeps the edited rates, the scheduler its own state."""
+        return {"scheduled": self._scheduled, "scale": self._scale, "held": self._held}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Apply the edit of a checkpoint; optimizer and scheduler have loaded theirs before."""
+        self._scheduled, self._scale, self._held = state["scheduled"], state["scale"], state["held"]
 
 
 class Rates:
@@ -24,31 +108,41 @@ class Rates:
     Args:
         objective: Declares the hyper-parameters of its loss.
         optimizer: Gets learning rate and weight decay; the ratios between its groups are kept.
-        scheduler: A torch scheduler that owns the learning rate, `"warmup_cosine"`, or `None` for a constant rate.
+        scheduler: A torch scheduler that owns the learning rate, `"warmup_cosine"`, or `None`, which leaves the rates
+            in the optimizer's groups alone.
         config: Where schedules start and end.
         device: Where the objective's hyper-parameters live.
+
+    Raises:
+        ValueError: `scheduler` is something else, or needs a metric to step.
     """
 
     def __init__(
         self,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler | Literal["warmup_cosine"] | None,
+        scheduler: LRScheduler | Literal["warmup_cosine"] | None,
         config: TrainerConfig,
         device: torch.device,
     ) -> None:
         if isinstance(scheduler, str) and scheduler != "warmup_cosine":
             raise ValueError(f"scheduler must be a torch scheduler, 'warmup_cosine' or None, got {scheduler!r}")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                "ReduceLROnPlateau needs a metric to step, which the trainer does not choose: pass scheduler=None and "
+                "call scheduler.step(metric) in an on_epoch_ended callback, or pass another scheduler"
+            )
         self.scheduler = None if isinstance(scheduler, str) else scheduler
         self._planned = scheduler == "warmup_cosine"
         self._config = config
         self._optimizer = optimizer
         groups = optimizer.param_groups
-        self._rate_base = max(float(group["lr"]) for group in groups) or 1.0
-        self._rate_shares = [float(group["lr"]) / self._rate_base for group in groups]
+        self._group_rates = GroupRates(optimizer, self.scheduler)
+        self._rate_base = self._group_rates() or 1.0
+        self._rate_shares = shares([float(group["lr"]) for group in groups])
         decays = [float(group.get("weight_decay", 0.0)) for group in groups]
         self._decay_base = max(decays)
-        self._decay_shares = [decay / self._decay_base if self._decay_base else 0.0 for decay in decays]
+        self._decay_shares = shares(decays)
         self.applied_rate = self._rate_base  # of the last step
         self._applied_decay: float | None = None
         self._adjustable = self._declare(objective)
@@ -58,7 +152,7 @@ class Rates:
 
     def _declare(self, objective: Objective) -> dict[str, Adjustable]:
         table: dict[str, Adjustable] = {}
-        if self.scheduler is None:
+        if self._planned:
             table["learning_rate"] = Adjustable(LEARNING_RATE, constant(self._rate_base))
         if self._decay_base:
             table["weight_decay"] = Adjustable(WEIGHT_DECAY, constant(self._decay_base))
@@ -70,50 +164,62 @@ class Rates:
             table[name] = Adjustable(spec)
         return table
 
-    def plan(self, total_steps: int) -> None:
-        """Lay the schedules over the true number of steps; edits made by hand stay."""
-        config, table = self._config, self._adjustable
+    def plan(self, total_steps: int, step: int = 0, previous_total: int | None = None) -> None:
+        """Lay the schedules over the true number of steps; edits made by hand stay.
+
+        Args:
+            total_steps: Of the whole run.
+            step: Steps done.
+            previous_total: Steps planned before, if the run goes on under another plan: a rescaled value is then
+                the same at `step` under both, and the rest of the new schedule is rescaled through it.
+        """
+        planned = self._schedules(total_steps)
+        before = self._schedules(previous_total) if previous_total and previous_total != total_steps else {}
+        for name, schedule in planned.items():
+            adjustable = self._adjustable[name]
+            if name in before:
+                adjustable.schedule = before[name]  # a run taken up from a checkpoint has not laid it yet
+                adjustable.replan(schedule, step)
+            else:
+                adjustable.schedule = schedule
+
+    def _schedules(self, total_steps: int) -> dict[str, Schedule]:
+        config, schedules = self._config, {}
         if self._planned:
             warmup = round(config.warmup_fraction * total_steps)
-            end = self._rate_base * config.min_learning_rate
-            table["learning_rate"].schedule = warmup_cosine(self._rate_base, end, warmup, total_steps)
+            end = self._rate_base * config.final_learning_rate_fraction
+            schedules["learning_rate"] = warmup_cosine(self._rate_base, end, warmup, total_steps)
         if self._decay_base and config.final_weight_decay is not None:
-            table["weight_decay"].schedule = cosine(self._decay_base, config.final_weight_decay, total_steps)
-        if "ema_momentum" in table:
-            table["ema_momentum"].schedule = linear(config.ema_momentum, config.final_ema_momentum, total_steps)
+            schedules["weight_decay"] = cosine(self._decay_base, config.final_weight_decay, total_steps)
+        if "ema_momentum" in self._adjustable:
+            schedules["ema_momentum"] = linear(config.ema_momentum, config.final_ema_momentum, total_steps)
+        return schedules
 
     def apply(self, step: int) -> None:
         """Give the optimizer the values for the step that follows `step` completed ones."""
-        groups = self._optimizer.param_groups
-        if self.scheduler is None:
-            rate = self._adjustable["learning_rate"](step)
-            for group, share in zip(groups, self._rate_shares, strict=True):
-                group["lr"] = rate * share
-        else:
-            rate = self.learning_rate(step)
-        self.applied_rate = rate
+        self.applied_rate = rate = self.learning_rate(step)
+        if self._planned:
+            self._group_rates.write(rate * share for share in self._rate_shares)
         if self._decay_base:
             decay = self._adjustable["weight_decay"](step)
             if decay != self._applied_decay:
                 self._applied_decay = decay
-                for group, share in zip(groups, self._decay_shares, strict=True):
+                for group, share in zip(self._optimizer.param_groups, self._decay_shares, strict=True):
                     group["weight_decay"] = decay * share
 
     def after_step(self) -> None:
         """Step a scheduler of the user's that counts optimizer updates."""
-        if self.scheduler is not None and self._config.scheduler_interval == "step":
-            self.scheduler.step()
+        if self._config.scheduler_interval == "step":
+            self._group_rates.step()
 
     def after_epoch(self) -> None:
         """Step a scheduler of the user's that counts epochs."""
-        if self.scheduler is not None and self._config.scheduler_interval == "epoch":
-            self.scheduler.step()
+        if self._config.scheduler_interval == "epoch":
+            self._group_rates.step()
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of the first parameter group at its full share."""
-        if self.scheduler is None:
-            return self._adjustable["learning_rate"](step)
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
+        return self._adjustable["learning_rate"](step) if self._planned else self._group_rates()
 
     def ema_momentum(self, step: int) -> float:
         """Momentum of the EMA target; 1 where there is none."""
@@ -151,32 +257,23 @@ class Rates:
             raise ValueError(f"mode must be 'scale' or 'hold', got {mode!r}")
         spec, old = known[name]
         new = spec.check(name, value)
-        if name == "learning_rate" and self.scheduler is not None and old == 0.0:
-            raise ValueError("the learning rate is 0 now and cannot be rescaled; wait until the scheduler raises it")
-        scalable = name not in self._adjustable or self._adjustable[name].scalable(step)
+        adjustable = self._adjustable.get(name)
+        scalable = self._group_rates.scalable() if adjustable is None else adjustable.scalable(step)
         return {"name": name, "old": old, "new": new, "mode": mode if scalable else "hold"}
 
     def edit(self, step: int, name: str, value: float, mode: Literal["scale", "hold"]) -> None:
         """Make an edit that `check` accepted."""
-        if name == "learning_rate" and self.scheduler is not None:
-            self._rescale_scheduler(value / self.learning_rate(step))
+        if name not in self._adjustable:
+            self._group_rates.edit(value, mode)
             return
         self._adjustable[name].edit(step, value, mode)
         if name in self.hyper:
             self.hyper[name].fill_(value)
 
-    def _rescale_scheduler(self, factor: float) -> None:
-        """Multiply the present rates and the bases that torch schedulers compute from."""
-        assert self.scheduler is not None
-        for group in self._optimizer.param_groups:
-            group["lr"] = float(group["lr"]) * factor
-            if "initial_lr" in group:
-                group["initial_lr"] = float(group["initial_lr"]) * factor
-        self.scheduler.base_lrs = [float(base) * factor for base in self.scheduler.base_lrs]
-
     def state_dict(self) -> dict[str, Any]:
         """The edits, by name."""
-        return {name: adjustable.state_dict() for name, adjustable in self._adjustable.items()}
+        edits = {name: adjustable.state_dict() for name, adjustable in self._adjustable.items()}
+        return edits if self._planned else {**edits, "group_rates": self._group_rates.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Apply the edits of a checkpoint."""
@@ -186,3 +283,11 @@ class Rates:
                 self._adjustable[name].load_state_dict(kept)
         for name, tensor in self.hyper.items():
             tensor.fill_(self._adjustable[name](0))
+        if not self._planned and "group_rates" in state:
+            self._group_rates.load_state_dict(state["group_rates"])
+
+
+def shares(values: Sequence[float]) -> list[float]:
+    """Each value as a share of the largest; equal shares where all are 0."""
+    largest = max(values)
+    return [value / largest if largest else 1.0 for value in values]

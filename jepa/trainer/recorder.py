@@ -31,7 +31,7 @@ class Recorder:
     def __init__(self, trainer: JEPATrainer) -> None:
         self._trainer = trainer
         self._losses: list[Tensor] = []
-        self._positions: list[tuple[int, int, int]] = []
+        self._positions: list[tuple[int, int, int, int]] = []
         self._interval: list[float] = []
         self._epoch_sum, self._epoch_count = 0.0, 0
         self._last: StepResult | None = None
@@ -58,11 +58,11 @@ class Recorder:
             self._mark_time += time.perf_counter() - self._paused_at
             self._paused_at = None
 
-    def add(self, result: StepResult) -> None:
-        """Keep one step's loss, still on the device."""
+    def add(self, result: StepResult, batches: int) -> None:
+        """Keep the loss of one step of so many batches, still on the device."""
         trainer = self._trainer
         self._losses.append(result.loss)
-        self._positions.append((trainer.step, trainer.epoch, trainer.batches_done - 1))
+        self._positions.append((trainer.step, trainer.epoch, trainer.batches_done - batches, trainer.batches_done))
         self._last = result
 
     def collect(self, *, alone: bool = False) -> None:
@@ -73,13 +73,13 @@ class Recorder:
         """
         if not self._losses:
             return
-        kept = torch.stack(self._losses).double()
-        losses = (kept if alone else distributed.all_reduce_mean(kept)).tolist()
+        kept = torch.stack(self._losses)
+        losses = kept.tolist() if alone else _mean_over_ranks(kept)
         positions = self._positions
         self._losses, self._positions = [], []
-        for value, position in zip(losses, positions, strict=True):
+        for index, value in enumerate(losses):
             if not math.isfinite(value):
-                raise self._non_finite(value, *position)
+                raise self._non_finite(value, math.isfinite(kept[index]), *positions[index])
         self._interval += losses
         self._epoch_sum += sum(losses)
         self._epoch_count += len(losses)
@@ -96,9 +96,12 @@ class Recorder:
                 what = f"{name} holds NaN or infinite numbers at step {trainer.step}, although the loss was finite"
                 raise NonFiniteLossError(self._advice(what))
 
-    def _non_finite(self, value: float, step: int, epoch: int, batch: int) -> NonFiniteLossError:
-        where = f"epoch {epoch}, {self._trainer.describe_batch(epoch, batch)}"
-        return NonFiniteLossError(self._advice(f"the loss is {value} at step {step} ({where})"))
+    def _non_finite(
+        self, value: float, elsewhere: bool, step: int, epoch: int, first: int, end: int
+    ) -> NonFiniteLossError:
+        batches = "; ".join(self._trainer.describe_batch(epoch, batch) for batch in range(first, end))
+        where = f"batch {first} of another rank" if elsewhere else batches
+        return NonFiniteLossError(self._advice(f"the loss is {value} at step {step} (epoch {epoch}, {where})"))
 
     def _advice(self, what: str) -> str:
         good = self._trainer.last_checkpoint
@@ -135,8 +138,8 @@ class Recorder:
     def _reduced_terms(self, result: StepResult) -> dict[str, float]:
         if not result.terms:
             return {}
-        values = torch.stack([value.detach().double() for value in result.terms.values()])
-        return dict(zip(result.terms, distributed.all_reduce_mean(values).tolist(), strict=True))
+        values = torch.stack([value.detach() for value in result.terms.values()])
+        return dict(zip(result.terms, _mean_over_ranks(values), strict=True))
 
     def _measure_speed(self) -> None:
         now, step = time.perf_counter(), self._trainer.step
@@ -204,3 +207,8 @@ class Recorder:
         self._interval = list(state["interval"])
         self._epoch_sum, self._epoch_count = state["epoch_sum"], state["epoch_count"]
         self._logged_step = state["logged_step"]
+
+
+def _mean_over_ranks(values: Tensor) -> list[float]:
+    """Read numbers from the device, averaged over the ranks (in float64, which not every device has, only then)."""
+    return distributed.all_reduce_mean(values.double()).tolist() if distributed.world_size() > 1 else values.tolist()

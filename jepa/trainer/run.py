@@ -15,6 +15,7 @@ import yaml
 
 from jepa.files import FileLock, JSONLines, read_lines, write_text
 from jepa.trainer.checkpoint import CheckpointFolder
+from jepa.trainer.control import Set
 
 
 class RunConflictError(RuntimeError):
@@ -143,6 +144,18 @@ class RunFolder:
                 file.close()
         self._journal = self._metrics = None
         self._lock.release()
+
+
+def edits_after(journal: Path, checkpoint: Path) -> list[tuple[int, Set]]:
+    """Step and command of the edits that a journal holds after the line that says `checkpoint` was saved."""
+    lines = read_lines(journal)
+    saved = [number for number, line in enumerate(lines) if Path(line.get("path", "")).name == checkpoint.name]
+    edits = {}
+    for line in lines[saved[-1] + 1 :] if saved else []:
+        if line.get("event") == "CommandApplied" and line["command"]["type"] == "Set":
+            command = {key: value for key, value in line["command"].items() if key != "type"}
+            edits[line["step"], Set(**command)] = None  # a run that was killed twice has made the first ones again
+    return list(edits)
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

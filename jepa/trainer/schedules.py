@@ -92,6 +92,20 @@ class Adjustable:
         else:
             self._held = value
 
+    def replan(self, schedule: Schedule, step: int) -> None:
+        """Go on along another schedule; where an edit rescales the present one, the value at `step` stays.
+
+        A value at the anchor (the end of many schedules) tells no factor: there the new schedule starts unscaled.
+        """
+        value, rescaled = self(step), self._held is None and self._scale != 1.0
+        self.schedule = schedule
+        if not rescaled:
+            return
+        if value == self._anchor:
+            self._scale = 1.0
+        else:
+            self.edit(step, value, "scale" if self.scalable(step) else "hold")
+
     def state_dict(self) -> dict[str, Any]:
         """The edits; the schedule itself is rebuilt from the configuration."""
         return {"scale": self._scale, "held": self._held}

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jepa.trainer.checkpoint import CheckpointError, check_fits, random_state
+from jepa.trainer.checkpoint import CheckpointError, check_fits
 
 if TYPE_CHECKING:
     from jepa.trainer.trainer import JEPATrainer
 
 
-def take_snapshot(trainer: JEPATrainer) -> dict[str, Any]:
-    """The state of a trainer between two steps, as `write_checkpoint` keeps it."""
+def take_snapshot(trainer: JEPATrainer, randomness: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of a trainer between two steps, as `write_checkpoint` keeps it.
+
+    Args:
+        trainer: On rank 0.
+        randomness: The process-wide random state of each rank.
+    """
     scheduler = trainer.rates.scheduler
     return {
         "architecture": trainer.model.config(),
@@ -25,7 +30,7 @@ def take_snapshot(trainer: JEPATrainer) -> dict[str, Any]:
         "scheduler": scheduler.state_dict() if scheduler is not None else None,
         "rates": trainer.rates.state_dict(),
         "position": {name: getattr(trainer, name) for name in POSITION},
-        "random": random_state(),
+        "random": randomness,
         "recorder": trainer.recorder.state_dict(),
         "history": trainer.history.state_dict(),
         "best": trainer.best,

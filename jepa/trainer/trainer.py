@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,28 +31,28 @@ from jepa.models.jepa import JEPA
 from jepa.objectives import Draw, HyperParameter, Objective, as_objective
 from jepa.trainer import events
 from jepa.trainer.callback import Callback, EarlyStopping
-from jepa.trainer.checkpoint import read_checkpoint, restore_random_state, write_checkpoint
-from jepa.trainer.commands import CommandTable
-from jepa.trainer.control import Command, Control, Evaluate, SaveCheckpoint, Ticket
+from jepa.trainer.checkpoint import random_state, read_checkpoint, restore_random_state, write_checkpoint
+from jepa.trainer.control import Command, Control, Evaluate, SaveCheckpoint, Set, Ticket
 from jepa.trainer.events import Sink, as_sinks
+from jepa.trainer.frontend import where
+from jepa.trainer.gate import Gate
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
 from jepa.trainer.listeners import Listeners
 from jepa.trainer.live import LIVE_TRAINERS, take_over
-from jepa.trainer.ranks import CommandExchange, command_exchange, on_rank_zero
+from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.rates import Rates
 from jepa.trainer.recorder import NonFiniteLossError, Recorder
-from jepa.trainer.run import RunFolder
+from jepa.trainer.run import RunFolder, edits_after
 from jepa.trainer.schedules import plan_steps
 from jepa.trainer.signals import StopOnSignal
 from jepa.trainer.snapshot import as_plain, restore_snapshot, take_snapshot
+from jepa.trainer.status import LIVE, Status
 from jepa.trainer.step import StepResult, TrainStep, check_optimizer
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 600.0
-PAUSE_POLL_SECONDS = 0.25
-LIVE = ("running", "paused", "stopping")
 
 
 class View(Protocol):
@@ -61,30 +61,8 @@ class View(Protocol):
     def show(self) -> None:
         """Show it, or show it again."""
 
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where a run is.
-
-    Attributes:
-        state: `idle`, `running`, `paused`, `stopping`, `finished`, `stopped` or `failed`.
-        step: Optimizer updates done.
-        total_steps: Updates planned; 0 before the first `train`.
-        epoch: Passes over the data completed.
-        steps_per_second: Recent speed, pauses left out.
-        seconds_left: Estimated time to the end, `None` while unknown.
-        learning_rate: Of the next step.
-        error: What ended the run, if it failed.
-    """
-
-    state: str
-    step: int
-    total_steps: int
-    epoch: int
-    steps_per_second: float
-    seconds_left: float | None
-    learning_rate: float
-    error: str | None = None
+    def close(self) -> None:
+        """Show nothing new any more: another trainer has taken over."""
 
 
 class JEPATrainer:
@@ -103,7 +81,7 @@ class JEPATrainer:
         config: How to train.
         callbacks: Objects that act on the run, see `Callback`.
         run: The run folder; `None` writes nothing but what `save_checkpoint` is asked to.
-        device: Where to train.
+        device: Where to train; where the model is, by default.
         val_loader: Validation data, in the layout of the training data.
 
     Raises:
@@ -121,12 +99,12 @@ class JEPATrainer:
         config: TrainerConfig | None = None,
         callbacks: Sequence[Callback] = (),
         run: RunFolder | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         val_loader: Any = None,
     ) -> None:
         self.config = config or TrainerConfig()
         self.objective = as_objective(model, objective)
-        self.device = torch.device(device)
+        self.device = torch.device(device) if device else next(self.objective.parameters()).device
         self.objective.to(self.device)
         self.optimizer = check_optimizer(optimizer, self.objective)
         self.run = run
@@ -143,13 +121,13 @@ class JEPATrainer:
         self.last_draw: Draw | None = None
         self.last_checkpoint: Path | None = None
         self.view: View | None = None
-        self.waits_by_default = True
+        self.waits_by_default = where() != "frontend"
         self.ended = threading.Event()
         self.ended.set()
 
         self.rates = Rates(self.objective, self.optimizer, scheduler, self.config, self.device)
         self.recorder = Recorder(self)
-        self._commands = CommandTable(self)
+        self.gate = Gate(self)
         stopping = [] if self.config.early_stopping is None else [EarlyStopping(self.config.early_stopping)]
         self.listeners = Listeners([*callbacks, *stopping])
         self.batches_done = 0  # in this epoch
@@ -160,14 +138,10 @@ class JEPATrainer:
         self._saved_at = time.monotonic()
         self._random_state: dict[str, Any] | None = None
         self._spoilt = False
-        self._paused = False
-        self._stopping = False
-        self._steps_allowed: int | None = None
         self._error: BaseException | None = None
         self._trace = ""
         self._source: BatchSource | None = None
         self._request: tuple[Any, int | None, int | None] | None = None
-        self._exchange: CommandExchange | None = None
         self._train_step: TrainStep | None = None
         self._lifecycle = threading.Lock()
         self._thread_id: int | None = None
@@ -320,7 +294,8 @@ class JEPATrainer:
             return Path(ticket.result()["path"])
         held = self.run is not None and self.run.is_open
         try:
-            return self._save(None if path is None else Path(path))
+            # Between runs the other ranks may not call this: what it needs of them is asked for while training only.
+            return self._save(None if path is None else Path(path), alone=not self.is_live)
         finally:
             if self.run is not None and not held:
                 self.run.close()
@@ -336,23 +311,25 @@ class JEPATrainer:
         self._check_idle("load a checkpoint into it")
         self._restore(read_checkpoint(path), str(path))
 
-    def _save(self, path: Path | None) -> Path:
-        self.recorder.collect()  # never keep weights whose loss was not finite
+    def _save(self, path: Path | None, *, alone: bool = False) -> Path:
+        self.recorder.collect(alone=alone)  # never keep weights whose loss was not finite
         self.recorder.check_weights()
         start = time.perf_counter()
         target = self.checkpoint_path(path)
+        randomness = [random_state()] if alone else distributed.gather_objects(random_state())
         if self.rank == 0:
-            state = take_snapshot(self)
+            state = take_snapshot(self, randomness)
             if path is not None or self.run is None:
                 write_checkpoint(state, target)
             else:
                 folder = self._open_run()
                 folder.flush()  # the records up to here will not be made again
                 folder.checkpoints.save(state, self.step, best=self._improved)
+        self.last_checkpoint = target
         if path is None:
-            self._saved_step, self._improved, self.last_checkpoint = self.step, False, target
+            self._saved_step, self._improved = self.step, False
         self._saved_at = time.monotonic()
-        self._journal("CheckpointSaved", path=str(target))
+        self.journal("CheckpointSaved", path=str(target))
         self.publish(events.CheckpointSaved(self.step, self.epoch, target, time.perf_counter() - start))
         return target
 
@@ -366,7 +343,8 @@ class JEPATrainer:
 
     def _restore(self, state: Mapping[str, Any], origin: str) -> None:
         restore_snapshot(self, state, origin)
-        self._random_state = dict(state["random"])
+        kept = state["random"]  # by rank
+        self._random_state = kept[self.rank] if len(kept) == self.world_size else kept[0]
         self._saved_step, self._spoilt = self.step, False
 
     # ------------------------------------------------------------------ before training
@@ -389,13 +367,13 @@ class JEPATrainer:
                 self._plan(source, validation, total)
                 self._request = (loader, num_epochs, max_steps)
                 self._error, self._trace = None, ""
-                self._paused = self._stopping = False
-                self._steps_allowed = None
+                self.gate.open()
                 self._thread_id = threading.get_ident()
                 self._refuse_queued()
                 self.ended.clear()
                 LIVE_TRAINERS.add(self)
-                self._set_state("running")
+                self.state = "running"
+                self.write_status()
                 if self.view is not None:
                     self.view.show()
             except BaseException:
@@ -429,15 +407,17 @@ class JEPATrainer:
             self._spoilt = False
 
     def _take_up(self, folder: RunFolder) -> None:
-        def find() -> tuple[str | None, int]:
+        def find() -> tuple[Path | None, list[tuple[int, Set]], int]:
             self._open_run()
             found = folder.checkpoints.newest_valid() if self.step == 0 or self._spoilt else None
-            return (str(found[0]) if found else None), folder.segment
+            path = found[0] if found else None
+            return path, edits_after(folder.journal_path, path) if path else [], folder.segment
 
-        path, folder.segment = on_rank_zero(find)
+        path, edits, folder.segment = on_rank_zero(find)
         if path is not None:
-            self._restore(read_checkpoint(path), path)
-            self.last_checkpoint = Path(path)
+            self._restore(read_checkpoint(path), str(path))
+            self.gate.repeat([edit for edit in edits if edit[0] >= self.step])
+            self.last_checkpoint = path
             logger.info("continuing run %s from step %d", folder.name, self.step)
 
     def _open_run(self) -> RunFolder:
@@ -453,7 +433,10 @@ class JEPATrainer:
         return as_plain(
             {
                 "objective": {"name": self.objective.name, **self.objective.config()},
-                "architecture": self.model.config() or repr(self.model),
+                "architecture": {
+                    name: repr(getattr(self.model, name)) if part is None else part
+                    for name, part in self.model.config().items()
+                },
                 "optimizer": type(self.optimizer).__name__,
                 "training": config,
             }
@@ -461,9 +444,8 @@ class JEPATrainer:
 
     def _plan(self, source: BatchSource, validation: BatchSource | None, total: int) -> None:
         self._source, self._validation = source, validation
+        self.rates.plan(total, step=self.step, previous_total=self.total_steps or None)
         self.total_steps = total
-        self.rates.plan(total)
-        self._exchange = command_exchange(self.control)
         if self._train_step is None:
             self._train_step = TrainStep(
                 self.objective,
@@ -495,7 +477,7 @@ class JEPATrainer:
         try:
             with torch.enable_grad():
                 self._begin()
-                while self.step < self.total_steps and not self._stopping:
+                while self.step < self.total_steps and not self.gate.stopping:
                     self._train_epoch()
                 state = "finished" if self.step >= self.total_steps else "stopped"
                 self._end(state)
@@ -514,9 +496,10 @@ class JEPATrainer:
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed half-way
         self.recorder.begin()
         folder = self.run.path if self.run else None
-        self._journal("RunStarted", total_steps=self.total_steps, world_size=self.world_size, notes=self._source.notes)
+        self.journal("RunStarted", total_steps=self.total_steps, world_size=self.world_size, notes=self._source.notes)
         self._saved_at = time.monotonic()
         self.publish(events.RunStarted(self.step, self.epoch, self.total_steps, folder))
+        self.publish(events.StateChanged(self.step, self.epoch, self.state))
 
     def _train_epoch(self) -> None:
         assert self._source is not None
@@ -524,8 +507,7 @@ class JEPATrainer:
         batches = self._source.batches(self.epoch, self.batches_done)
         before = self.batches_done
         while self.step < self.total_steps:
-            self._between_steps()
-            if self._stopping:
+            if not self.gate.wait():
                 return
             window = list(islice(batches, self.config.accumulate))
             if not window:
@@ -554,18 +536,18 @@ class JEPATrainer:
         self.step += 1
         self.rates.after_step()
         self._train_step.updating = False
-        if self._steps_allowed is not None:
-            self._steps_allowed -= 1
-        self._after_step(result)
+        self.gate.step_taken()
+        self._after_step(result, len(window))
 
-    def _after_step(self, result: StepResult) -> None:
-        self.recorder.add(result)
+    def _after_step(self, result: StepResult, batches: int) -> None:
+        self.recorder.add(result, batches)
         if self.listeners.want_steps:
             self.publish(events.StepEnded(self.step, self.epoch, result.loss, result.terms))
         if self.step % self.config.log_every == 0 or self.step == 1:
             self.recorder.log(result)
-            if self.run is not None and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
-                self._save(None)
+            if self.run is not None and self.rank == 0 and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                self._saved_at = time.monotonic()  # one clock decides, and all ranks hear of it
+                self.control.submit(SaveCheckpoint(), source="clock")
 
     def _end_epoch(self) -> None:
         self.epoch += 1
@@ -576,10 +558,11 @@ class JEPATrainer:
         if due and self._validation is not None:
             metrics.update(self.evaluate())
         self.publish(events.EpochEnded(self.step, self.epoch, metrics))
-        if metrics.get(self.monitor, float("inf")) < self.best:
-            self.best, self._improved = metrics[self.monitor], True
-        if self.run is not None and (self.epoch % self.config.checkpoint_every == 0 or self._improved):
-            self._save(None)
+        if self.epoch % self.config.checkpoint_every == 0:
+            if metrics.get(self.monitor, float("inf")) < self.best:
+                self.best, self._improved = metrics[self.monitor], True
+            if self.run is not None:
+                self._save(None)
 
     def evaluate(self) -> dict[str, float]:
         """Loss and its terms over the validation data: `val_loss` and so on. Recorded at the present step."""
@@ -599,34 +582,6 @@ class JEPATrainer:
         self.publish(events.Evaluated(self.step, self.epoch, metrics))
         return metrics
 
-    # ------------------------------------------------------------------ between steps
-
-    def _between_steps(self) -> None:
-        assert self._exchange is not None
-        if self._steps_allowed == 0:
-            self.pause()
-        if self._exchange.pending():
-            self._commands.apply(self._exchange.take())
-        while self._paused and not self._stopping:
-            self._commands.apply(self._exchange.wait(PAUSE_POLL_SECONDS))
-
-    def pause(self) -> None:
-        """Hold before the next step (training thread; from elsewhere use the handle)."""
-        self.recorder.pause()
-        self._paused, self._steps_allowed = True, None
-        self._set_state("paused")
-
-    def resume(self, steps: int | None = None) -> None:
-        """Go on, for `steps` updates or until the end (training thread)."""
-        self.recorder.resume()
-        self._paused, self._steps_allowed = False, steps
-        self._set_state("running")
-
-    def stop(self) -> None:
-        """End before the next step (training thread)."""
-        self._stopping = True
-        self._set_state("stopping")
-
     def describe_batch(self, epoch: int, batch: int) -> str:
         """Which samples a batch holds, for messages."""
         assert self._source is not None
@@ -639,8 +594,8 @@ class JEPATrainer:
             self.recorder.finish()
         if self.run is not None and self._saved_step != self.step:
             self._save(None)
-        self._journal("RunEnded", state=state)
-        self._set_state(state)
+        self.journal("RunEnded", state=state)
+        self.set_state(state)
         self.publish(events.RunEnded(self.step, self.epoch, state, self.last_checkpoint))
 
     def _fail(self, error: BaseException) -> None:
@@ -649,24 +604,29 @@ class JEPATrainer:
         torn = self._train_step is not None and self._train_step.updating
         self._spoilt = torn or isinstance(error, NonFiniteLossError)
         self._rescue()
-        self._journal("RunFailed", error=f"{type(error).__name__}: {error}")
-        self._set_state("failed")
-        self.publish(events.RunFailed(self.step, self.epoch, error, self._trace))
+        self.state = "failed"  # whatever else goes wrong here
+        for say in (
+            lambda: self.journal("RunFailed", error=f"{type(error).__name__}: {error}"),
+            lambda: self.set_state("failed"),
+            lambda: self.publish(events.RunFailed(self.step, self.epoch, error, self._trace)),
+        ):
+            try:
+                say()
+            except Exception:  # a full disk, a callback: the first error is the one to raise
+                logger.exception("the end of the run could not be reported")
 
     def _rescue(self) -> None:
         """Keep the work done so far, unless the weights are bad or in the middle of an update."""
         if self.run is None or self._spoilt or self._saved_step == self.step or self.step == 0:
             return
         try:
-            self.recorder.collect(alone=True)  # the other ranks may be elsewhere, or gone
-            self._save(None)
+            self._save(None, alone=True)  # the other ranks may be elsewhere, or gone
         except Exception as second:
             warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)
 
     def _let_go(self) -> None:
         LIVE_TRAINERS.discard(self)
-        if self._exchange is not None and self.state != "failed":
-            self._exchange.close()
+        self.gate.close(others_are_here=self.state != "failed")
         if self.run is not None:
             self.run.close()
         self._refuse_queued()
@@ -682,15 +642,13 @@ class JEPATrainer:
         """Tell callbacks and sinks."""
         self.listeners.publish(self, event)
 
-    def _journal(self, event: str, **fields: Any) -> None:
+    def journal(self, event: str, **fields: Any) -> None:
+        """Write a line into the run's journal (training thread)."""
         if self.run is not None and self.rank == 0:
             self.run.journal(event, self.step, **fields)
 
-    def journal_command(self, ticket: Ticket, result: Mapping[str, Any]) -> None:
-        """Write a command down, before it is applied."""
-        self._journal("CommandApplied", command=ticket.command.as_data(), source=ticket.source, result=dict(result))
-
-    def _set_state(self, state: str) -> None:
+    def set_state(self, state: str) -> None:
+        """Change the state and say so (training thread)."""
         self.state = state
         self.write_status()
         self.publish(events.StateChanged(self.step, self.epoch, state))

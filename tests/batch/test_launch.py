@@ -271,6 +271,120 @@ def test_a_stopped_run_ends_with_a_checkpoint_and_the_same_command_goes_on(
     assert (folder / "checkpoints" / "step-00000060.pt").is_file()
 
 
+FAILS_AT_THE_END = """
+import time
+
+import torch
+
+from jepa import JEPA, Encoder, Predictor, create_trainer
+from jepa.data import make_loader
+from jepa.trainer import Callback
+
+
+class Slow(Callback):
+    def on_step_ended(self, trainer, event):
+        time.sleep(0.05)
+
+    def on_run_ended(self, trainer, event):
+        raise OSError(28, "No space left on device")
+
+
+states = torch.randn(64, 3)
+model = JEPA(Encoder(8, 3, depth=1), Predictor(8, depth=1))
+trainer = create_trainer(model, log_every=1, progress=False, callbacks=[Slow()])
+trainer.train(make_loader((states, states.roll(1, 1)), batch_size=16), num_epochs=1000)
+"""
+
+
+def test_a_run_that_fails_while_it_stops_is_a_failure(
+    make_notebook: Make, launch: Callable[..., Any], tmp_path: Path
+) -> None:
+    notebook = make_notebook(tmp_path / "small.ipynb", FAILS_AT_THE_END)
+    folder = tmp_path / "runs" / "a"
+    job = launch(notebook, "--name", "a", "--runs-dir", tmp_path / "runs")
+    job.wait_for(lambda: at_step(folder, 3), "the third step")
+    job.process.terminate()
+    code, output = job.wait()
+    cause = "rank 0, cell 3: OSError: [Errno 28] No space left on device"
+    assert code == 1
+    assert f"cause       {cause}" in output
+    assert (state(folder)["status"], state(folder)["error"]) == ("failed", cause)
+    assert state(folder, "status.json")["state"] == "failed"
+
+
+def test_a_stop_between_two_cells_is_no_failure(
+    make_notebook: Make, launch: Callable[..., Any], tmp_path: Path
+) -> None:
+    reached = tmp_path / "reached"
+    cells = [
+        "import os, signal, time\nfrom pathlib import Path",
+        f"Path({str(reached)!r}).touch()\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('ignored')",
+        "print('must not run')",
+    ]
+    notebook = make_notebook(tmp_path / "small.ipynb", *cells)
+    folder = tmp_path / "runs" / "a"
+    job = launch(notebook, "--name", "a", "--runs-dir", tmp_path / "runs")
+    job.wait_for(reached.exists, "the cell that waits")
+    job.process.terminate()
+    code, _ = job.wait()
+    assert (code, state(folder)["status"], state(folder)["error"]) == (143, "stopped", None)
+    assert (folder / "logs" / "rank-0.log").read_text().splitlines() == ["ignored"]
+
+
+# What runs in the background trains on while its cell is interrupted, or its kernel ends.
+BACKGROUND = """
+import time
+from pathlib import Path
+
+import torch
+
+from jepa import JEPA, Encoder, Predictor, create_trainer
+from jepa.data import make_loader
+from jepa.trainer import Callback
+
+
+class Slow(Callback):
+    def on_step_ended(self, trainer, event):
+        if slow and Path(slow).exists():
+            time.sleep(0.05)
+
+
+torch.manual_seed(0)
+states = torch.randn(64, shape[1])
+model = JEPA(Encoder(8, shape[1], depth=1), Predictor(8, depth=1))
+trainer = create_trainer(model, log_every=1, progress=False, callbacks=[Slow()])
+run = trainer.start(make_loader((states, states.roll(1, 1)), batch_size=shape[0]), num_epochs, wait=False)
+"""
+
+
+@pytest.mark.parametrize("wait", ["await run", "run.wait()", "while not trainer.ended.is_set():\n    time.sleep(0.01)"])
+def test_a_stop_while_a_cell_waits_for_a_background_run_ends_with_a_checkpoint_and_the_same_command_goes_on(
+    make_notebook: Make, launch: Callable[..., Any], tmp_path: Path, wait: str
+) -> None:
+    slow = tmp_path / "slow"
+    slow.touch()
+    notebook = make_notebook(tmp_path / "small.ipynb", BACKGROUND, wait, "print('trained', trainer.step, 'steps')")
+    command = [notebook, "-p", "num_epochs", "15", "-p", "slow", slow, "--name", "a", "--runs-dir", tmp_path / "runs"]
+    folder = tmp_path / "runs" / "a"
+    job = launch(*command)
+    job.wait_for(lambda: at_step(folder, 3), "the third step")
+    job.process.terminate()
+    code, _ = job.wait()
+    assert (code, state(folder)["status"], state(folder)["error"]) == (143, "stopped", None)
+    assert state(folder, "status.json")["state"] == "stopped"
+    reached = steps(folder)[-1]
+    assert reached < 60
+    assert (folder / "checkpoints" / f"step-{reached:08d}.pt").is_file()
+
+    slow.unlink()
+    code, _ = launch(*command).wait()
+    assert (code, state(folder)["status"]) == (0, "finished")
+    assert steps(folder) == list(range(1, 61)), "steps were lost or taken twice"
+    started = [line["step"] for line in read_lines(folder / "journal.jsonl") if line["event"] == "RunStarted"]
+    assert started == [0, reached]
+    assert "trained 60 steps" in (folder / "logs" / "rank-0.log").read_text()
+
+
 def test_a_killed_launcher_leaves_no_process_behind_and_the_run_can_go_on(
     make_notebook: Make, launch: Callable[..., Any], tmp_path: Path
 ) -> None:

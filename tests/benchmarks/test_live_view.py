@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jepa.trainer.events import MetricsLogged
 
 LENGTHS = (10**2, 10**4, 10**6)
 UPDATES = 60
+REPEATS = 7
 Report = Callable[[str, str, list[str], list[list[str]]], None]
 
 
@@ -29,27 +31,37 @@ def record(plot: LivePlot, step: int) -> None:
     plot(MetricsLogged(step, 0, metrics, 0.0, 0))
 
 
+def updates(plot: LivePlot, length: int) -> list[float]:
+    """CPU milliseconds of each of the next updates, each after ten new records."""
+    taken = []
+    for number in range(UPDATES):
+        start = time.thread_time()
+        for extra in range(10):
+            record(plot, length + 10 * number + extra)
+        plot.flush()
+        taken.append((time.thread_time() - start) * 1e3)
+    return taken
+
+
 @pytest.mark.benchmark
 @pytest.mark.timeout(600)
-def test_an_update_of_the_live_view_stays_small_and_fast_at_any_length(
-    report: Callable[[str, str, list[str], list[list[str]]], None],
-) -> None:
+def test_an_update_of_the_live_view_stays_small_and_fast_at_any_length(report: Report) -> None:
     plots = {length: filled(length) for length in LENGTHS}
-    taken: dict[int, list[float]] = {length: [] for length in LENGTHS}
-    for number in range(UPDATES):
+    curves = {length: copy.deepcopy(plot._curves) for length, plot in plots.items()}
+    taken: dict[int, list[list[float]]] = {length: [] for length in LENGTHS}
+    size = dict.fromkeys(LENGTHS, 0)
+    for _ in range(REPEATS):
         for length, plot in plots.items():
-            start = time.process_time()
-            for extra in range(10):
-                record(plot, length + 10 * number + extra)
-            plot.flush()
-            taken[length].append((time.process_time() - start) * 1e3)
-    median = {length: statistics.median(values) for length, values in taken.items()}
-    size = {length: len(plot.snapshot) for length, plot in plots.items()}
+            plot._curves = copy.deepcopy(curves[length])
+            taken[length].append(updates(plot, length))
+            size[length] = len(plot.snapshot)
+    # Updates differ by how full the curves happen to be, repeats of one update only by what else the machine does.
+    median = {length: statistics.median(map(min, zip(*taken[length], strict=True))) for length in LENGTHS}
     rows = [[f"{length:,}", f"{size[length]:,}", f"{median[length]:.2f}"] for length in LENGTHS]
     report(
         "live_view", "One update of the live view", ["records so far", "bytes", "CPU ms, 10 new records included"], rows
     )
     assert max(size.values()) <= 20_000
-    assert median[10**6] <= 2.5
-    # The shortest run has fewer points than the bound, so equal cost is asked of runs that have reached it.
-    assert median[10**6] / median[10**4] <= 1.3
+    assert max(median.values()) <= 2.5
+    # Against the shortest run: a thinned curve holds between half and all of its points, and 10^4 is near the half.
+    assert median[10**6] / median[10**2] <= 1.3

@@ -16,7 +16,7 @@ from jepa.config.schema import unknown_key_error
     ("name", "low", "high"),
     [
         ("learning_rate", 0, 1000),
-        ("min_learning_rate", 0, 1),
+        ("final_learning_rate_fraction", 0, 1),
         ("warmup_fraction", 0, 1),
         ("weight_decay", 0, 1000),
         ("ema_momentum", 0, 1),
@@ -50,9 +50,16 @@ def test_choices_are_named_when_another_is_given(name: str, wrong: str) -> None:
 def test_switches_are_positive_or_none(name: str) -> None:
     assert getattr(TrainerConfig(**{name: None}), name) is None  # type: ignore[arg-type]
     assert getattr(TrainerConfig(**{name: 1}), name) == 1  # type: ignore[arg-type]
-    for wrong in (0, -1):
-        with pytest.raises(ValueError, match=f"{name} must be positive or None, got {wrong}"):
+    kind = "whole number" if name == "early_stopping" else "number"
+    for wrong in (0, -1, float("nan"), "3", [3], True):
+        with pytest.raises(ValueError, match=re.escape(f"{name} must be a positive {kind} or None, got {wrong!r}")):
             TrainerConfig(**{name: wrong})  # type: ignore[arg-type]
+
+
+def test_patience_is_a_whole_number_and_a_largest_norm_need_not_be() -> None:
+    assert TrainerConfig(clip_grad_norm=0.5).clip_grad_norm == 0.5
+    with pytest.raises(ValueError, match=r"early_stopping must be a positive whole number or None, got 2\.5"):
+        TrainerConfig(early_stopping=2.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -199,13 +199,79 @@ def test_commands_of_rank_0_take_effect_at_the_same_step_everywhere(
     assert first["stepped"] == first["held"] + 3
     assert first["rates"][first["held"]] == 0.125
     assert "learning_rate must lie in [0, 1000], got -1" in first["refused"]
-    assert "steer the run from rank 0" in second["refused"]
+    assert "here, but rank 0 asked for Pause()" in second["refused"]
     lines = read_lines(tmp_path / "runs" / "steered" / "journal.jsonl")
     commands = [(line["command"]["type"], line["step"]) for line in lines if line["event"] == "CommandApplied"]
     accepted = [(name, step) for name, step, error in first["applied"] if error is None]
     assert commands == accepted
     path = tmp_path / "runs" / "steered" / "checkpoints" / f"step-{first['step']:08d}.pt"
     assert read_checkpoint(path)["position"]["step"] == first["step"]
+
+
+ALIKE = """
+import torch
+from jepa.data import MemoryLoader
+
+loader = MemoryLoader(*arrays("state_pair"), batch_size=4)
+
+# The code of a notebook that steers its run, the same on every rank.
+one = trainer(run="alike", val_loader=loader)
+run = one.start(loader, max_steps=60, wait=False)
+run.pause().result(60)
+held = one.step
+rate = run.set("learning_rate", 0.25, "hold").result(60)["new"]
+seen = run.inspect()
+seen.result(60)
+val = one.evaluate()
+path = one.save_checkpoint("alike.pt")
+run.step(2).result(60)
+run.resume()
+history = run.wait(60)
+say("alike", {"held": held, "rate": rate, "inspected": seen.value.step, "val": val, "end": one.step,
+              "rates": history["learning_rate"][held:], "path": path.name})
+
+# Dropout of a user's module draws from the process-wide generator, another one on each rank.
+class StopAtEight(Callback):
+    def on_step_ended(self, trainer, event):
+        if event.step == 8:
+            from jepa.trainer.control import Stop
+            trainer.submit(Stop())
+
+def noisy(name, *callbacks):
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5))
+    from jepa.models import JEPA
+    from jepa.trainer import create_trainer
+    one = create_trainer(JEPA(encoder, torch.nn.Linear(8, 8)), run=name, device="cpu", log_every=1, progress=False,
+                         callbacks=callbacks)
+    torch.manual_seed(100 + one.rank)
+    return one
+
+whole = noisy("whole")
+whole.train(loader, num_epochs=3)
+noisy("part", StopAtEight()).train(loader, num_epochs=3)
+part = noisy("part")
+torch.manual_seed(0)
+part.train(loader, num_epochs=3)
+say("noisy", {"whole": whole.history["loss"][-6:], "part": part.history["loss"][-6:]})
+"""
+
+
+def test_the_same_steering_code_runs_on_every_rank_and_randomness_is_each_ranks_own(
+    run_distributed: RunDistributed, rank_script: RankScript, tmp_path: Path
+) -> None:
+    run_distributed(rank_script(ALIKE))
+    first, second = heard(tmp_path, "alike")
+    for key in ("rate", "inspected", "val", "end", "path"):
+        assert first[key] == second[key], key
+    assert first["rate"] == 0.25
+    assert set(first["rates"]) == {0.25}
+    assert first["end"] == 60
+    lines = read_lines(tmp_path / "runs" / "alike" / "journal.jsonl")
+    names = [line["command"]["type"] for line in lines if line["event"] == "CommandApplied"]
+    assert names == ["Pause", "Set", "Inspect", "Evaluate", "SaveCheckpoint", "Step", "Resume"]
+    for said in heard(tmp_path, "noisy"):
+        assert said["part"] == said["whole"]
 
 
 ENDING = """

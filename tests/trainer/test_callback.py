@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +154,30 @@ def test_an_evaluation_asked_for_by_hand_does_not_count(make_trainer: MakeTraine
 def test_early_stopping_starts_with_no_best_value() -> None:
     stopping = EarlyStopping(2)
     assert stopping.state_dict() == {"best": math.inf, "waited": 0}
+
+
+def test_states_go_back_to_the_callbacks_they_came_from(
+    make_trainer: MakeTrainer, make_model: Any, loader: MemoryLoader, tmp_path: Path
+) -> None:
+    class Count(Callback):
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
+            self.steps += 1
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.steps = state["steps"]
+
+    class Other(Count):
+        pass
+
+    trainer = make_trainer(callbacks=[Count()])
+    trainer.train(loader, num_epochs=1)
+    trainer.save_checkpoint(tmp_path / "a.pt")
+    other, count, second = Other(), Count(), Count()
+    make_trainer(make_model(), callbacks=[other, count, second]).load_checkpoint(tmp_path / "a.pt")
+    assert (other.steps, count.steps, second.steps) == (0, 6, 0)

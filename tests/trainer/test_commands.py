@@ -17,7 +17,7 @@ MakeTrainer = Callable[..., JEPATrainer]
 
 def apply(trainer: JEPATrainer, *commands: Command) -> list[Ticket]:
     tickets = [Ticket(command, "panel") for command in commands]
-    CommandTable(trainer).apply(tickets)
+    CommandTable(trainer, trainer.gate).apply(tickets)
     return tickets
 
 
@@ -67,7 +67,7 @@ def test_an_error_that_ends_the_run_answers_everybody(make_trainer: MakeTrainer)
     trainer = make_trainer(callbacks=[Refuse()])
     tickets = [Ticket(command, "handle") for command in (Pause(), Stop(), Inspect())]
     with pytest.raises(LookupError, match="broken"):
-        CommandTable(trainer).apply(tickets)
+        CommandTable(trainer, trainer.gate).apply(tickets)
     for ticket in tickets:
         with pytest.raises(LookupError, match="broken"):
             ticket.result(0)

@@ -162,8 +162,10 @@ def test_loggers_by_name_object_and_callable(
     assert "loss" in capsys.readouterr().out
 
 
-def test_views_that_were_asked_for_wait_for_nobody(make_model: MakeModel, make_trainer: MakeTrainer) -> None:
-    assert make_trainer().waits_by_default
+def test_views_that_were_asked_for_do_not_end_a_batch_untrained(
+    make_model: MakeModel, make_trainer: MakeTrainer, loader: MemoryLoader
+) -> None:
     trainer = make_trainer(make_model(), control_panel=True)
-    assert not trainer.waits_by_default
     assert trainer.view is not None
+    trainer.start(loader, num_epochs=1)
+    assert trainer.state == "finished"

@@ -34,9 +34,9 @@ def test_a_run_tells_its_story_in_order(
     epoch = ["EpochStarted", "StepEnded", "MetricsLogged", *["StepEnded"] * 2, "MetricsLogged", *["StepEnded"] * 3]
     epoch += ["MetricsLogged", "Evaluated", "EpochEnded", "CheckpointSaved"]
     second = ["EpochStarted", *[*["StepEnded"] * 3, "MetricsLogged"] * 2, "Evaluated", "EpochEnded", "CheckpointSaved"]
-    assert names == ["StateChanged", "RunStarted", *epoch, *second, "StateChanged", "RunEnded"]
+    assert names == ["RunStarted", "StateChanged", *epoch, *second, "StateChanged", "RunEnded"]
     assert [event.step for event in seen if isinstance(event, events.StepEnded)] == list(range(1, 13))
-    started, ended = seen[1], seen[-1]
+    started, ended = seen[0], seen[-1]
     assert isinstance(started, events.RunStarted)
     assert (started.total_steps, started.run) == (12, trainer.run.path if trainer.run else None)
     assert isinstance(ended, events.RunEnded)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -517,3 +520,42 @@ def test_weights_changed_by_hand_while_paused_are_trained_on(
     run.step(2).result(30)
     wait_until(lambda: run.state == "paused")
     torch.testing.assert_close(encoder.embed.bias, torch.full((8,), 7.0))
+
+
+def test_until_waits_for_what_was_asked_before_it(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
+    trainer = make_trainer()
+
+    async def cell() -> None:
+        run = trainer.start(loader, max_steps=LONG, wait=False)
+        for _ in range(20):
+            run.pause().result(30)
+            before = trainer.step
+            run.resume()
+            assert await run.until(step=before + 2, timeout=30) >= before + 2
+            run.pause().result(30)
+            before = trainer.step
+            run.step(3)
+            assert await run.until(step=before + 3, timeout=30) == before + 3
+
+    asyncio.run(cell())
+
+
+def test_a_process_that_ends_ends_its_run_with_a_checkpoint(tmp_path: Path) -> None:
+    code = """
+import torch
+from jepa import JEPA, Encoder, Predictor, create_trainer
+from jepa.data import make_loader
+
+states = torch.randn(64, 4)
+trainer = create_trainer(JEPA(Encoder(8, 4, depth=1), Predictor(8, depth=1)), run="a", control_panel=False)
+run = trainer.start(make_loader((states, states.roll(1, 1)), batch_size=8), num_epochs=100_000, wait=False)
+run.set("learning_rate", 1e-5).result(30)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    status = json.loads((tmp_path / "runs" / "a" / "status.json").read_text(encoding="utf-8"))
+    assert status["state"] == "stopped"
+    newest = sorted((tmp_path / "runs" / "a" / "checkpoints").glob("step-*.pt"))[-1]
+    assert newest.name == f"step-{status['step']:08d}.pt"

@@ -21,7 +21,7 @@ def test_alone_the_queue_itself_is_read() -> None:
     assert exchange.pending()
     assert exchange.take() == tickets
     assert not exchange.pending()
-    exchange.close()
+    exchange.close(finish=True)
 
 
 def test_waiting_ends_with_the_first_command_or_the_time() -> None:

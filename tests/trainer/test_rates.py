@@ -34,7 +34,9 @@ def make_rates(make_model: Callable[..., Any]) -> MakeRates:
 
 
 def test_all_groups_follow_the_plan_and_only_decayed_ones_decay(make_rates: MakeRates) -> None:
-    rates, optimizer = make_rates(learning_rate=0.1, warmup_fraction=0.2, min_learning_rate=0.5, final_weight_decay=0.2)
+    rates, optimizer = make_rates(
+        learning_rate=0.1, warmup_fraction=0.2, final_learning_rate_fraction=0.5, final_weight_decay=0.2
+    )
     rates.plan(10)
     for step in range(10):
         rates.apply(step)

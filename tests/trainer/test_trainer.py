@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,8 +32,8 @@ from jepa.trainer import (
     TrainerConfig,
     events,
 )
-from jepa.trainer.checkpoint import read_checkpoint
-from jepa.trainer.control import Set, Stop
+from jepa.trainer.checkpoint import random_state, read_checkpoint
+from jepa.trainer.control import SaveCheckpoint, Set, Stop
 from jepa.trainer.schedules import plan_steps
 from jepa.trainer.snapshot import take_snapshot
 
@@ -81,7 +82,7 @@ class Noisy(Dataset[tuple[Tensor, Tensor]]):
 def everything(trainer: JEPATrainer) -> dict[str, Any]:
     """What two equal runs have in common, read back from a checkpoint: all but what depends on the clock."""
     buffer = io.BytesIO()
-    state = take_snapshot(trainer)
+    state = take_snapshot(trainer, [random_state()])
     torch.save({key: state[key] for key in ("objective_state", "optimizer", "rates", "position", "random")}, buffer)
     kept = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     timed = {"steps_per_second", "embedding_std", "effective_rank"}
@@ -397,6 +398,108 @@ def test_a_users_scheduler_goes_on_where_it_was(
         assert part.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**12)
 
 
+def test_edits_after_the_last_checkpoint_are_made_again_after_a_kill(
+    make_trainer: MakeTrainer, make_model: MakeModel, loader: MemoryLoader, tmp_path: Path
+) -> None:
+    class Edit(Callback):
+        def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
+            if event.step == 15:
+                trainer.submit(Set("learning_rate", 1e-5, "hold"))
+            if event.step == 16:
+                trainer.submit(Set("variance_weight", 3.0))
+
+    class Copy(Callback):
+        def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
+            if event.step == 17:  # as a kill would leave the folder
+                assert trainer.run is not None
+                shutil.copytree(trainer.run.path, tmp_path / "runs" / "killed")
+
+    whole = make_trainer(run="whole", callbacks=[Edit(), Copy()])
+    whole.train(loader, num_epochs=4)
+    killed = make_trainer(make_model(seed=1), run="killed")
+    killed.train(loader, num_epochs=4)
+    assert killed.step == 24
+    assert_same(everything(killed), everything(whole))
+    again = [
+        line for line in read_lines(tmp_path / "runs" / "killed" / "journal.jsonl") if line.get("source") == "journal"
+    ]
+    assert [(line["step"], line["command"]["name"]) for line in again] == [
+        (15, "learning_rate"),
+        (16, "variance_weight"),
+    ]
+
+
+def test_a_command_that_fails_has_the_last_word_in_the_journal(
+    make_trainer: MakeTrainer, loader: MemoryLoader, tmp_path: Path
+) -> None:
+    class Ask(Callback):
+        def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
+            if event.step == 2:
+                trainer.submit(SaveCheckpoint(tmp_path / "file" / "x.pt"))
+                trainer.submit(Set("learning_rate", -1.0))
+
+    (tmp_path / "file").write_text("in the way")
+    trainer = make_trainer(run="a", callbacks=[Ask()])
+    trainer.train(loader, num_epochs=1)
+    assert trainer.run is not None
+    lines = [line for line in read_lines(trainer.run.journal_path) if "command" in line]
+    assert [(line["event"], line["command"]["type"]) for line in lines] == [
+        ("CommandApplied", "SaveCheckpoint"),
+        ("CommandRefused", "SaveCheckpoint"),
+        ("CommandRefused", "Set"),
+    ]
+    assert "learning_rate must lie in" in lines[-1]["error"]
+
+
+def test_a_bad_loss_names_every_batch_of_its_step(make_trainer: MakeTrainer, pairs: tuple[Tensor, Tensor]) -> None:
+    pairs[0][3] = float("nan")
+    trainer = make_trainer(accumulate=3, log_every=1)
+    loader = MemoryLoader(*pairs, batch_size=8, shuffle=False)
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 1 \(epoch 0, batch 0, samples 0, 1, 2, 3, .*; batch 1, .*; batch 2"
+    ):
+        trainer.train(loader, num_epochs=1)
+
+
+def test_a_checkpoint_asked_for_is_the_last_good_one(
+    make_trainer: MakeTrainer, loader: MemoryLoader, pairs: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    trainer = make_trainer(log_every=1)
+    trainer.train(loader, num_epochs=1)
+    trainer.save_checkpoint(tmp_path / "good.pt")
+    pairs[0].fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"last good checkpoint is .*good\.pt"):
+        trainer.train(loader, num_epochs=2)
+
+
+def test_checkpoints_come_as_often_as_asked_for(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
+    saved: list[int] = []
+    trainer = make_trainer(run="a", checkpoint_every=2)
+    trainer.subscribe(lambda event: saved.append(event.epoch) if isinstance(event, events.CheckpointSaved) else None)
+    trainer.train(loader, num_epochs=5)
+    assert saved == [2, 4, 5]
+
+
+def test_a_run_fails_also_where_nothing_can_be_written_any_more(
+    make_trainer: MakeTrainer, loader: MemoryLoader
+) -> None:
+    class Break(Callback):
+        def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
+            assert trainer.run is not None
+            shutil.rmtree(trainer.run.path)
+            trainer.run.path.write_text("a file in its place")
+            raise RuntimeError("the first error")
+
+    trainer = make_trainer(run="a", callbacks=[Break()])
+    with (
+        pytest.warns(RuntimeWarning, match="no checkpoint could be written"),
+        pytest.raises(RuntimeError, match="the first"),
+    ):
+        trainer.train(loader, num_epochs=1)
+    assert trainer.state == "failed"
+    assert trainer.ended.is_set()
+
+
 def test_the_recorded_rate_is_the_one_the_step_used(make_model: MakeModel, loader: MemoryLoader) -> None:
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -482,7 +585,7 @@ import torch
 from jepa.data import MemoryLoader
 from jepa.models import JEPA, Encoder, Predictor
 from jepa.trainer import Callback, create_trainer
-from jepa.trainer.control import Set, Stop
+from jepa.trainer.control import SaveCheckpoint, Set, Stop
 from jepa.trainer.utils import setup_reproducibility
 
 torch.set_num_threads(1)
@@ -685,7 +788,7 @@ def test_a_sink_that_raises_is_dropped_with_a_warning(make_trainer: MakeTrainer,
     trainer = make_trainer()
     trainer.subscribe(broken)
     with pytest.warns(
-        UserWarning, match=r"broken.* failed on StateChanged \(OSError\('no space left'\)\) and gets no more"
+        UserWarning, match=r"broken.* failed on RunStarted \(OSError\('no space left'\)\) and gets no more"
     ):
         trainer.train(loader, num_epochs=1)
     assert len(calls) == 1
