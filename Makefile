@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
+# Models this small are faster on one thread than on several that wait for each other.
+THREADS ?= 1
+
 # Two workers with one thread each are faster than one worker with two.
 FAST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 UNIT   := not slow and not browser and not benchmark and not distributed and not full
@@ -26,10 +29,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## train the quickstart headless into runs/
-	@$(BIN)/python -m jepa.cli batch notebooks/00_quickstart.ipynb
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m jepa.cli batch notebooks/00_quickstart.ipynb
 
 lab: $(READY)  ## open JupyterLab on the quickstart
-	@$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb
 
 lint: $(READY)
 	@echo "== lint, format, types, layers"

@@ -20,8 +20,8 @@ from jepa.batch.processes import die_with_parent
 from jepa.files import FileLock, read_lines, write_text
 
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 60.0
-TORCHRUN_GRACE_SECONDS = 50  # less, so that it is the last to go
+GRACE_SECONDS = 90.0
+TORCHRUN_GRACE_SECONDS = 80  # longer than a kernel gets for its end, shorter than torchrun itself gets
 SIGNS_OF_A_LOST_RANK = ("Connection closed by peer", "Connection reset", "Broken pipe", "DistBackendError")
 EXIT_STOPPED = (143, 130, -signal.SIGTERM, -signal.SIGINT)
 

@@ -26,7 +26,7 @@ EXIT_STOPPED = 143
 # What an interrupt raises: in a cell, in a cell that trains, in a cell that awaits.
 INTERRUPTS = ("KeyboardInterrupt", "TrainingInterrupted", "CancelledError")
 # A kernel that has been asked to end may first have to stop a run and write its checkpoint.
-KERNEL_SHUTDOWN_SECONDS = 40.0
+KERNEL_SHUTDOWN_SECONDS = 65.0
 
 
 def main(folder: str) -> int:
@@ -98,6 +98,7 @@ def _execute(request: dict[str, Any], run: Path, rank: int, log: Any, stopped: l
 
             signal.signal(signal.SIGTERM, interrupt)
             signal.signal(signal.SIGINT, interrupt)
+            assert self.km is not None
             self.km.shutdown_wait_time = 2 * KERNEL_SHUTDOWN_SECONDS  # after half of it the kernel gets a SIGTERM
             super().papermill_execute_cells()
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from jepa.cli.data import make_data
 from jepa.config import DataConfig
-from jepa.data import digits, make_loader
+from jepa.data import digits, make_loader, pendulum_pairs
 from jepa.trainer import JEPAEvaluator
+
+UNSEEN_SEED = 1  # training simulates with seed 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--checkpoint", required=True, help="file that a trainer wrote")
     parser.add_argument(
-        "--data", required=True, help="digits (its test part), pendulum, a .npy file or a folder of images"
+        "--data",
+        required=True,
+        help="digits (its test part), pendulum (rollouts of another seed than in training), a .npy file or a folder of "
+        "images",
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; the best by default")
@@ -24,6 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print the metrics as JSON."""
     evaluator = JEPAEvaluator.from_checkpoint(options.checkpoint, device=options.device)
-    data = digits("test") if options.data == "digits" else make_data(DataConfig(name=options.data))
-    print(json.dumps(evaluator.evaluate(make_loader(data, batch_size=options.batch_size, shuffle=False)), indent=2))
+    loader = make_loader(unseen_data(options.data), batch_size=options.batch_size, shuffle=False)
+    print(json.dumps(evaluator.evaluate(loader), indent=2))
     return 0
+
+
+def unseen_data(name: str) -> Any:
+    """What training did not see of the named data, or all of the user's own."""
+    config = DataConfig(name=name)
+    if name == "digits":
+        return digits("test")
+    if name == "pendulum":
+        return pendulum_pairs(config.num_steps, seed=UNSEEN_SEED)
+    return make_data(config)

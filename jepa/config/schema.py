@@ -23,8 +23,8 @@ class TrainerConfig:
 
     Args:
         learning_rate: Peak learning rate, reached after the warm-up.
-        final_learning_rate_fraction: Where the cosine ends, as a fraction of `learning_rate`: 0.01 ends at a hundredth of
-            the peak, 1 keeps the peak.
+        final_learning_rate_fraction: Where the cosine ends, as a fraction of `learning_rate`: 0.01 ends at a
+            hundredth of the peak, 1 stays at the peak.
         warmup_fraction: Share of all steps in which the learning rate rises linearly.
         weight_decay: AdamW weight decay; biases and norms get none.
         final_weight_decay: Weight decay at the end of a cosine from `weight_decay`; `None` keeps it constant.

@@ -51,15 +51,17 @@ def digits(
     return TensorDataset(images[index], labels[index])
 
 
-def load_data(source: Any, *, size: tuple[int, int] | None = None) -> Dataset[Any]:
+def load_data(source: Any, *, size: int | tuple[int, int] | None = None) -> Dataset[Any]:
     """A `Dataset` over an array, a tensor, a tuple of those, an `.npy` file, a folder of images, or a `Dataset`.
 
     Args:
         source: The data. A folder is searched for images in all its subfolders, in the order of their paths.
-        size: Height and width to which images of a folder are resized; without it they must have one size.
+        size: Height and width to which images of a folder are resized, one number or (H, W); without it they must
+            have one size.
 
     Returns:
-        A dataset; files are loaded into memory as (N, ...) tensors, images as uint8 (N, C, H, W).
+        A dataset; files are loaded into memory as (N, ...) tensors, images as uint8 (N, C, H, W). Float64 arrays of
+        numpy become float32 (torch's default); pass a tensor to keep them.
 
     Raises:
         FileNotFoundError: There is no such file or folder, or no image in it.
@@ -73,7 +75,7 @@ def load_data(source: Any, *, size: tuple[int, int] | None = None) -> Dataset[An
     if isinstance(source, tuple | list) and source and all(isinstance(part, Tensor | np.ndarray) for part in source):
         return _dataset(*source)
     if isinstance(source, str | os.PathLike):
-        return _load_path(Path(source), size)
+        return _load_path(Path(source), (size, size) if isinstance(size, int) else size)
     raise TypeError(
         f"cannot use a {type(source).__name__} as data; pass an array, a tensor, a tuple of those, a .npy file, a "
         "folder of images, or a Dataset"
@@ -85,7 +87,14 @@ def _dataset(*arrays: Tensor | np.ndarray) -> TensorDataset:
     if None in lengths or len(set(lengths)) > 1:
         shapes = ", ".join(str(tuple(array.shape)) for array in arrays)
         raise ValueError(f"arrays must have equal length along their first axis, got shapes {shapes}")
-    return TensorDataset(*(torch.as_tensor(array) for array in arrays))
+    return TensorDataset(*map(_tensor, arrays))
+
+
+def _tensor(array: Tensor | np.ndarray) -> Tensor:
+    """Tensors as they are; numpy's float64, which is rarely meant, in torch's default precision."""
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:
+        return torch.from_numpy(array).to(torch.get_default_dtype())
+    return torch.as_tensor(array)
 
 
 def _load_path(path: Path, size: tuple[int, int] | None) -> Dataset[Any]:
@@ -97,7 +106,10 @@ def _load_path(path: Path, size: tuple[int, int] | None) -> Dataset[Any]:
         raise ValueError(f"{path} is not a .npy file or a folder of images; save arrays with numpy.save")
     try:
         with path.open("rb") as file:
-            return _dataset(torch.from_numpy(np.load(file, allow_pickle=False)))
+            array = np.load(file, allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"it holds a {type(array).__name__}")
+            return _dataset(array)
     except (ValueError, TypeError, EOFError) as error:
         raise ValueError(f"{path} is not a plain array ({error}); save it again with numpy.save") from error
 
@@ -135,7 +147,7 @@ def make_loader(
     drop_last: bool = False,
     transform: Callable[[Any, torch.Generator], Any] | None = None,
     num_workers: int = 0,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> MemoryLoader | DataLoader[Any]:
     """A loader over anything `load_data` takes: in memory where it fits there, a `DataLoader` for other datasets.
 

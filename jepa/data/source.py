@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     TensorDataset,
+    default_collate,
 )
 
 from jepa.data.memory import MemoryLoader
@@ -113,7 +115,8 @@ class DataLoaderSource:
     """A user's `DataLoader`, rebuilt around a sampler that can begin anywhere.
 
     Samples of a dataset with randomness of its own (augmentation) are drawn under a seed that is a function of
-    (seed, epoch, sample), so neither workers, nor pauses, nor resuming change them.
+    (seed, epoch, sample), and a collate function of the user's runs under one that is a function of (seed, epoch,
+    first sample of the batch), so neither workers, nor pauses, nor resuming change them.
     """
 
     def __init__(self, loader: DataLoader[Any], *, seed: int, rank: int, world_size: int) -> None:
@@ -131,7 +134,7 @@ class DataLoaderSource:
             world_size=world_size,
         )
         self._order = _KeyedBatches(self._sampler)
-        seeded = type(loader.dataset) is not TensorDataset
+        collate = loader.collate_fn
         options: dict[str, Any] = {}
         if loader.num_workers > 0:
             options = {
@@ -140,9 +143,9 @@ class DataLoaderSource:
                 "multiprocessing_context": loader.multiprocessing_context,
             }
         self._loader: DataLoader[Any] = DataLoader(
-            _KeyedDataset(loader.dataset, seed if seeded else None),
+            _KeyedDataset(loader.dataset, None if _is_deterministic(loader.dataset) else seed),
             batch_sampler=self._order,
-            collate_fn=loader.collate_fn,
+            collate_fn=_collate_plainly if collate is default_collate else _SeededCollate(collate, seed),
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
@@ -217,19 +220,76 @@ class _KeyedBatches:
         return len(self._sampler) - self.start
 
 
+class _KeyedSamples(NamedTuple):
+    """The samples of one batch, with the key of the first."""
+
+    samples: Any
+    epoch: int
+    first: int
+
+
 class _KeyedDataset(Dataset[Any]):
-    """A dataset asked by (epoch, sample) keys; `seed=None` trusts it to be deterministic."""
+    """A dataset whose batches are asked for by (epoch, sample) keys; in all else it is the user's own.
+
+    `worker_init_fn` finds it as `get_worker_info().dataset` and may read and set the attributes of the user's.
+    `seed=None` trusts the dataset to be deterministic.
+    """
 
     def __init__(self, dataset: Dataset[Any], seed: int | None) -> None:
-        self._dataset = dataset
+        vars(self).update(_keyed_dataset=dataset, _keyed_seed=seed)  # past __setattr__
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> _KeyedSamples:
+        return _KeyedSamples(self._read(keys), *keys[0])
+
+    def _read(self, keys: list[tuple[int, int]]) -> Any:
+        dataset, seed = self._keyed_dataset, self._keyed_seed
+        if seed is None:
+            numbers = [number for _, number in keys]
+            together = getattr(dataset, "__getitems__", None)
+            return together(numbers) if together else [dataset[number] for number in numbers]
+        samples = []
+        for epoch, number in keys:
+            with _seeded(mixed_seed(seed, epoch, number)):
+                samples.append(dataset[number])
+        return samples
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._keyed_dataset[index]
+
+    def __len__(self) -> int:
+        return len(self._keyed_dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("_keyed_", "__")):  # unpickling looks for these before there is a dataset
+            raise AttributeError(name)
+        return getattr(self._keyed_dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._keyed_dataset, name, value)
+
+
+def _is_deterministic(dataset: Any) -> bool:
+    """Whether reading a sample twice gives the same for certain; a subclass may augment."""
+    if type(dataset) is Subset:
+        return _is_deterministic(dataset.dataset)
+    return type(dataset) is TensorDataset
+
+
+def _collate_plainly(batch: _KeyedSamples) -> Any:
+    return default_collate(batch.samples)
+
+
+class _SeededCollate:
+    """A collate function of the user's, which may be random (mixing of samples, padding, masks)."""
+
+    def __init__(self, collate: Callable[[Any], Any], seed: int) -> None:
+        self._collate = collate
         self._seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
-        if self._seed is None:
-            return self._dataset[index]
-        with _seeded(mixed_seed(self._seed, epoch, index)):
-            return self._dataset[index]
+    def __call__(self, batch: _KeyedSamples) -> Any:
+        salt = 1  # its randomness is not that of the first sample
+        with _seeded(mixed_seed(self._seed, batch.epoch, batch.first, salt)):
+            return self._collate(batch.samples)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ blocks, M tokens of a target block, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -115,15 +115,11 @@ class JEPA(BaseModel):
 
         Returns:
             (B, N, D), a vector input giving N = 1; on the CPU for a loader, on the model's device for a tensor.
+
+        Evaluation mode is a property of the module: do not call this while the model trains in another thread, which
+        would then train in evaluation mode too. Pause the run first, or use `run.inspect()`.
         """
-        if which not in ("context", "target"):
-            raise ValueError(f"which must be 'context' or 'target', got {which!r}")
-        encoder = self.encoder if which == "context" else self.target.encoder
-        with _evaluating(encoder), torch.no_grad():
-            if isinstance(x, Tensor):
-                parts = x.split(batch_size) if batch_size else [x]
-                return torch.cat([self._encode_batch(encoder, part) for part in parts])
-            return _join([self._encode_batch(encoder, _first(batch)).cpu() for batch in x])
+        return self._in_parts(x, which, batch_size, lambda tokens: tokens)
 
     def embed(
         self,
@@ -134,13 +130,25 @@ class JEPA(BaseModel):
     ) -> Tensor:
         """One vector a sample: the mean of its token embeddings. Arguments as in `encode`.
 
+        As with `encode`, not while the model trains in another thread: pause the run first, or use `run.inspect()`.
+
         Returns:
             (B, D).
         """
-        if not isinstance(x, Tensor):
-            return _join([self.embed(_first(batch), which=which).cpu() for batch in x])
-        parts = x.split(batch_size) if batch_size else [x]
-        return torch.cat([self.encode(part, which=which).mean(dim=1) for part in parts])
+        return self._in_parts(x, which, batch_size, lambda tokens: tokens.mean(dim=1))
+
+    def _in_parts(
+        self, x: Tensor | Iterable[Any], which: str, batch_size: int | None, reduce: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`reduce` of the token embeddings, part by part, so that only what it returns is kept."""
+        if which not in ("context", "target"):
+            raise ValueError(f"which must be 'context' or 'target', got {which!r}")
+        encoder = self.encoder if which == "context" else self.target.encoder
+        with _evaluating(encoder), torch.no_grad():
+            if isinstance(x, Tensor):
+                parts = x.split(batch_size) if batch_size else [x]
+                return torch.cat([reduce(self._encode_batch(encoder, part)) for part in parts])
+            return _join([reduce(self._encode_batch(encoder, _first(batch))).cpu() for batch in x])
 
     def _encode_batch(self, encoder: nn.Module, x: Tensor) -> Tensor:
         parameter = next(encoder.parameters(), None)

@@ -34,15 +34,19 @@ def build_objective(name: str, model: JEPA, options: Mapping[str, Any] | None = 
     return get_objective(name)(model, **{**arguments, **tuples})
 
 
-def as_objective(model: JEPA | Objective, name: str) -> Objective:
+def as_objective(model: JEPA | Objective, name: str, options: Mapping[str, Any] | None = None) -> Objective:
     """The objective itself, or the named one around a model."""
     if isinstance(model, Objective):
+        if options:
+            raise ValueError(
+                f"the objective is built already: pass {', '.join(options)} to {type(model).__name__}(...)"
+            )
         return model
     if not isinstance(model, JEPA):
         raise TypeError(
             f"expected a JEPA or an Objective, got {type(model).__name__}; build JEPA(encoder=..., predictor=...)"
         )
-    return build_objective(name, model)
+    return build_objective(name, model, options)
 
 
 __all__ = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -55,6 +56,8 @@ class HyperParameter:
 
     def check(self, name: str, value: float) -> float:
         """Return `value` as a float, or raise a ValueError that names the allowed range."""
+        if not isinstance(value, Real):
+            raise ValueError(f"{name} must be a number in [{self.low:g}, {self.high:g}], got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"{name} must lie in [{self.low:g}, {self.high:g}], got {value:g}")
         return float(value)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jepa.masks import BlockMaskSampler, Masks
 from jepa.models.jepa import JEPA
-from jepa.models.predictor import MaskedPredictor
+from jepa.models.predictor import MaskedPredictor, Predictor
 from jepa.objectives.base import (
     Draw,
     HyperParameter,
@@ -41,7 +41,7 @@ class IJEPA(Objective):
     """
 
     name = "ijepa"
-    layout = "images: (B, C, H, W), or a tuple whose first part they are (labels are not looked at)"
+    layout = "images (B, C, H, W) or series (B, C, T), or a tuple that begins with them (labels are not looked at)"
     hyper_parameters = {
         "variance_weight": HyperParameter(0.0, 0.0, 1e3, "VICReg variance term, deviation 1"),
         "covariance_weight": HyperParameter(0.0, 0.0, 1e3, "VICReg covariance term, sum / D"),
@@ -62,6 +62,10 @@ class IJEPA(Objective):
         grid = getattr(getattr(model.encoder, "tokenizer", None), "grid", None)
         if grid is None:
             raise ValueError("objective 'ijepa' masks tokens: give the encoder a tokenizer, e.g. ImageTokenizer(28, 4)")
+        if isinstance(model.predictor, Predictor):
+            raise ValueError(
+                f"objective 'ijepa' needs MaskedPredictor(hidden_dim, grid={tuple(grid)}), got a Predictor"
+            )
         if isinstance(model.predictor, MaskedPredictor) and model.predictor.grid != tuple(grid):
             raise ValueError(
                 f"the encoder's token grid is {tuple(grid)}, the predictor's {model.predictor.grid}; build "

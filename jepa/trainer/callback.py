@@ -60,6 +60,11 @@ class EarlyStopping(Callback):
         self.best = math.inf
         self.waited = 0
 
+    def on_run_started(self, trainer: JEPATrainer, event: events.RunStarted) -> None:
+        """A run that was stopped early stays stopped when it is started again, unless there is more patience now."""
+        if self.waited >= self.patience:
+            trainer.control.submit(Stop(), source="callback")
+
     def _observe(self, trainer: JEPATrainer, value: float) -> None:
         improved = value < self.best
         self.best = min(value, self.best)

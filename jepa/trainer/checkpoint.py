@@ -128,8 +128,9 @@ class CheckpointFolder:
                 except OSError:  # file systems without hard links
                     shutil.copyfile(path, temporary)
         for old in self.files[: -self.keep]:
-            with suppress(FileNotFoundError):
-                old.unlink()
+            if old != path:  # at step 0, later ones may be there
+                with suppress(FileNotFoundError):
+                    old.unlink()
         return path
 
     def newest_valid(self) -> tuple[Path, dict[str, Any]] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ def create_trainer(
     model: JEPA | Objective,
     objective: str = "state_pair",
     *,
+    objective_options: Mapping[str, Any] | None = None,
     run: str | os.PathLike[str] | Literal[False] | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     device: torch.device | str = "auto",
@@ -50,6 +51,7 @@ def create_trainer(
     Args:
         model: A `JEPA`, or an `Objective` that owns one.
         objective: Name of the objective when `model` is a `JEPA`: `"state_pair"` or `"ijepa"`.
+        objective_options: Its arguments, such as `{"variance_weight": 1.0}`.
         run: Name of the run, or a path. A named run that exists is continued if its parameters agree; an unnamed one
             is new. `False` writes no run folder.
         runs_dir: Where run folders are.
@@ -74,9 +76,14 @@ def create_trainer(
         ValueError: An option is unknown or out of range; the message names the nearest known one.
         RuntimeError: `distributed=True` in a process that torchrun did not start.
     """
+    target = as_objective(model, objective, objective_options)
+    for name in set(options) & set(target.config()):
+        raise ValueError(
+            f"{name} is an option of the objective: pass objective_options={{{name!r}: {options[name]!r}}}"
+        )
     config = (config or TrainerConfig()).updated(options)
     chosen = _join_ranks(distributed, world_size, local_rank, device)
-    target = as_objective(model, objective).to(chosen)
+    target = target.to(chosen)
     optimizer = make_optimizer(target, config)
     folder = _run_folder(run, runs_dir, config)
     place = where()
@@ -134,6 +141,8 @@ def _run_folder(run: Any, runs_dir: str | os.PathLike[str], config: TrainerConfi
         path = _batch_folder() or on_rank_zero(lambda: Path(runs_dir) / fresh_name())
     else:
         path = Path(run) if len(Path(run).parts) > 1 else Path(runs_dir) / run
+        if ".." in path.parts:
+            raise ValueError(f"run must be a name or a path without '..', got {os.fspath(run)!r}")
     return RunFolder(path, keep_checkpoints=config.keep_checkpoints)
 
 

@@ -18,6 +18,7 @@ from jepa.objectives import as_objective, build_objective
 from jepa.objectives.base import Draw, Objective
 from jepa.trainer.checkpoint import check_fits, read_checkpoint
 from jepa.trainer.step import to_device
+from jepa.trainer.utils import default_device
 
 EMBEDDINGS_KEPT = 4096
 
@@ -45,7 +46,8 @@ def evaluate_objective(
         embeddings: Gets the context embeddings of this process's first samples appended.
     """
     sums: dict[str, Tensor] = {}
-    samples = torch.zeros((), dtype=torch.float64, device=device)
+    exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+    samples = torch.zeros((), dtype=exact, device=device)
     training = objective.training
     objective.eval()
     try:
@@ -56,7 +58,7 @@ def evaluate_objective(
             losses = objective(objective.views(batch, draw), hyper)
             samples += size
             for name, value in {"loss": losses.loss, **losses.terms}.items():
-                sums[name] = sums.get(name, 0) + value.double() * size
+                sums[name] = sums.get(name, 0) + value.to(exact) * size
             if embeddings is not None and sum(map(len, embeddings)) < EMBEDDINGS_KEPT:
                 embeddings.append(losses.embedding)
     finally:
@@ -86,7 +88,7 @@ class JEPAEvaluator:
         seed: int = 0,
     ) -> None:
         self.objective = as_objective(model, objective)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = default_device() if device is None else torch.device(device)
         self.seed = seed
         self.objective.to(self.device)
 

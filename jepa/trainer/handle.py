@@ -126,8 +126,14 @@ class RunHandle:
         return self._until_end().__await__()
 
     async def _until_end(self) -> History:
-        while not self._trainer.ended.is_set():
-            await asyncio.sleep(POLL_SECONDS)
+        try:
+            while not self._trainer.ended.is_set():
+                await asyncio.sleep(POLL_SECONDS)
+        except asyncio.CancelledError as error:
+            error.add_note(
+                "Only the wait was interrupted, the run goes on: `await run` waits again, `run.stop()` ends it."
+            )
+            raise
         return self.result
 
     async def until(self, *, step: int, timeout: float | None = None) -> int:

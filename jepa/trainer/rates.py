@@ -20,7 +20,7 @@ CLIP = HyperParameter(1.0, 1e-8, 1e8, "largest gradient norm")
 
 
 class GroupRates:
-    """The learning rates in an optimizer's groups, moved by a torch scheduler (or by nobody), and the edit made to them.
+    """The learning rates in an optimizer's groups, moved by a torch scheduler or by nobody, and the edit made to them.
 
     Many torch schedulers compute a rate from the one before it, others from a base or a peak of their own. So that an
     edit means the same with all of them, a scheduler only ever sees its own rates: they are put back before its step

@@ -150,6 +150,10 @@ class JEPATrainer:
             self.subscribe(sink)
         take_over(self)
 
+    def __repr__(self) -> str:
+        where = self.run.path if self.run else "no run folder"
+        return f"<JEPATrainer {self.objective.name}: {self.state}, step {self.step} of {self.total_steps}, {where}>"
+
     # ------------------------------------------------------------------ what users call
 
     @property

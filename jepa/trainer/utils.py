@@ -109,14 +109,16 @@ def setup_reproducibility(seed: int = 0, *, deterministic: bool = False) -> None
     Args:
         seed: For all of them.
         deterministic: Also ask torch for deterministic algorithms (slower; an operation that has none raises).
+            `False` leaves torch's mode as it is.
     """
     import numpy
 
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = False if deterministic else torch.backends.cudnn.benchmark
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
 def get_device_info() -> dict[str, Any]:

@@ -333,6 +333,7 @@ def test_a_stop_between_two_cells_is_no_failure(
 
 # What runs in the background trains on while its cell is interrupted, or its kernel ends.
 BACKGROUND = """
+linger = 0
 import time
 from pathlib import Path
 
@@ -348,6 +349,10 @@ class Slow(Callback):
         if slow and Path(slow).exists():
             time.sleep(0.05)
 
+    def on_state_changed(self, trainer, event):
+        if event.state == "stopping":
+            time.sleep(linger)
+
 
 torch.manual_seed(0)
 states = torch.randn(64, shape[1])
@@ -357,7 +362,11 @@ run = trainer.start(make_loader((states, states.roll(1, 1)), batch_size=shape[0]
 """
 
 
-@pytest.mark.parametrize("wait", ["await run", "run.wait()", "while not trainer.ended.is_set():\n    time.sleep(0.01)"])
+# Longer than a kernel gets for its end by default.
+LET_THE_KERNEL_END = "linger = 4\nwhile not trainer.ended.is_set():\n    time.sleep(0.01)"
+
+
+@pytest.mark.parametrize("wait", ["await run", "run.wait()", LET_THE_KERNEL_END], ids=["await", "wait", "end"])
 def test_a_stop_while_a_cell_waits_for_a_background_run_ends_with_a_checkpoint_and_the_same_command_goes_on(
     make_notebook: Make, launch: Callable[..., Any], tmp_path: Path, wait: str
 ) -> None:

@@ -56,9 +56,9 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 def test_arrays_and_tensors_become_datasets_without_a_copy() -> None:
-    array, tensor = np.arange(6.0).reshape(3, 2), torch.arange(3)
+    array, tensor = np.arange(6, dtype=np.float32).reshape(3, 2), torch.arange(3)
     (one,) = tensors(array)
-    assert one.dtype == torch.float64
+    assert one.dtype == torch.float32
     assert one.data_ptr() == array.ctypes.data
     assert tensors(tensor)[0] is tensor
     for several in ((array, tensor), [array, tensor]):
@@ -66,6 +66,13 @@ def test_arrays_and_tensors_become_datasets_without_a_copy() -> None:
         assert torch.equal(left, one)
         assert torch.equal(right, tensor)
     assert load_data((array, tensor))[1][0].tolist() == [2.0, 3.0]
+
+
+def test_numpys_default_floats_become_torchs_and_tensors_keep_theirs(tmp_path: Path) -> None:
+    array = np.arange(6.0).reshape(3, 2)
+    np.save(tmp_path / "a.npy", array)
+    assert tensors(array)[0].dtype == tensors(tmp_path / "a.npy")[0].dtype == torch.float32
+    assert tensors(torch.from_numpy(array))[0].dtype == torch.float64
 
 
 def test_a_dataset_stays_itself() -> None:

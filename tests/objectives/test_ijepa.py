@@ -113,7 +113,7 @@ def test_images_are_taken_alone_or_with_anything_beside_them() -> None:
     ],
 )
 def test_a_batch_of_another_layout_is_an_error_that_describes_it(batch: Any, described: str) -> None:
-    with pytest.raises(TypeError, match=rf"'ijepa' takes batches images: \(B, C, H, W\).*; got {described}"):
+    with pytest.raises(TypeError, match=rf"'ijepa' takes batches images \(B, C, H, W\).*; got {described}"):
         IJEPA(model()).views(batch, Draw(0, 0))
 
 

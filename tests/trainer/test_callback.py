@@ -126,6 +126,18 @@ def test_early_stopping_counts_on_after_a_resume(
     assert (second.epoch, second.state) == (8, "stopped")
 
 
+def test_a_run_that_was_stopped_early_stays_stopped(
+    make_trainer: MakeTrainer, make_model: Any, loader: MemoryLoader
+) -> None:
+    curve = [0.1, *[0.2] * 9]
+    trainer = make_trainer(run="a", callbacks=[Scripted("loss", curve)], early_stopping=2)
+    trainer.train(loader, num_epochs=9)
+    assert trainer.epoch == 3
+    again = make_trainer(make_model(), run="a", early_stopping=2)
+    again.train(loader, num_epochs=9)
+    assert (again.epoch, again.step, again.state) == (3, trainer.step, "stopped")
+
+
 def test_early_stopping_watches_validation_data_given_to_train(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
     trainer = make_trainer(callbacks=[Scripted("val_loss", [0.1, *[0.2] * 8])], early_stopping=2)
     trainer.train(loader, num_epochs=9, val_loader=loader)

@@ -14,8 +14,8 @@ from torch import nn
 
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
-from jepa.models import JEPA
-from jepa.objectives import StatePair
+from jepa.models import JEPA, Encoder, ImageTokenizer, Predictor
+from jepa.objectives import IJEPA, StatePair
 from jepa.trainer import JEPATrainer, TrainerConfig, create_trainer, events
 from jepa.trainer.create import make_optimizer
 
@@ -169,3 +169,24 @@ def test_views_that_were_asked_for_do_not_end_a_batch_untrained(
     assert trainer.view is not None
     trainer.start(loader, num_epochs=1)
     assert trainer.state == "finished"
+
+
+def test_options_of_the_objective_have_a_place_of_their_own(make_model: MakeModel) -> None:
+    trainer = create_trainer(make_model("ijepa"), "ijepa", objective_options={"variance_weight": 2.0}, run=False)
+    assert trainer.hyper_parameters()["variance_weight"][1] == 2.0
+    with pytest.raises(ValueError, match=r"variance_weight is an option of the objective: pass objective_options=\{"):
+        create_trainer(make_model("ijepa"), "ijepa", variance_weight=2.0, run=False)
+    with pytest.raises(ValueError, match=r"built already: pass variance_weight to IJEPA"):
+        create_trainer(IJEPA(make_model("ijepa")), objective_options={"variance_weight": 2.0}, run=False)
+
+
+def test_a_run_stays_below_its_folder(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match=r"without '\.\.', got '\.\./a'"):
+        create_trainer(make_model(), run="../a")
+
+
+def test_ijepa_says_which_predictor_it_needs() -> None:
+    tokenizer = ImageTokenizer(8, 2)
+    model = JEPA(Encoder(8, depth=1, tokenizer=tokenizer), Predictor(8, depth=1))
+    with pytest.raises(ValueError, match=r"needs MaskedPredictor\(hidden_dim, grid=\(4, 4\)\), got a Predictor"):
+        create_trainer(model, "ijepa")

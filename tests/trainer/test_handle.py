@@ -163,7 +163,7 @@ def test_a_bad_set_is_refused_and_the_run_goes_on(
         run.set("ema_momentum", 2.0).result(30)
     with pytest.raises(ValueError, match="unknown hyper-parameter 'variance_wieght'; did you mean 'variance_weight'"):
         run.set("variance_wieght", 2.0).result(30)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"ema_momentum must be a number in \[0, 1\], got 'high'"):
         run.set("ema_momentum", "high").result(30)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         run.step(0)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from jepa.config.schema import TrainerConfig
+from jepa.data.memory import MemoryLoader
 from jepa.objectives import StatePair
+from jepa.trainer import Callback, JEPATrainer, events
 from jepa.trainer.create import make_optimizer
 from jepa.trainer.rates import Rates
 
@@ -87,22 +91,155 @@ def test_a_users_scheduler_counts_steps_or_epochs(make_rates: MakeRates, interva
     assert rates.learning_rate(3) == pytest.approx(expected)
 
 
-def test_editing_a_users_schedule_rescales_its_future(make_rates: MakeRates) -> None:
-    rates, optimizer = make_rates(
-        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)), learning_rate=1.0
+def group_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def two_rates(objective: nn.Module) -> torch.optim.Optimizer:
+    """The predictor learns four times as fast as the encoder."""
+    encoder, predictor = (list(part.parameters()) for part in (objective.model.encoder, objective.model.predictor))
+    return torch.optim.AdamW([{"params": encoder, "lr": 0.1}, {"params": predictor, "lr": 0.4}])
+
+
+def one_cycle(optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
+    return lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.4], total_steps=40)
+
+
+def two_phases(optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
+    phases = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=8), lr_scheduler.CosineAnnealingLR(optimizer, 32)]
+    return lr_scheduler.SequentialLR(optimizer, phases, milestones=[8])
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {
+    "ExponentialLR": lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.9),
+    "LambdaLR": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)),
+    "OneCycleLR": one_cycle,
+    "SequentialLR": two_phases,
+}
+each_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+
+
+def follow(rates: Rates, optimizer: torch.optim.Optimizer, start: int, stop: int) -> list[list[float]]:
+    """The rates used in these steps."""
+    used = []
+    for step in range(start, stop):
+        rates.apply(step)
+        used.append(group_rates(optimizer))
+        assert rates.applied_rate == rates.learning_rate(step) == max(used[-1])
+        optimizer.step()
+        rates.after_step()
+    return used
+
+
+@each_scheduler
+def test_scaling_a_users_schedule_rescales_its_whole_future(make_rates: MakeRates, scheduler: Any) -> None:
+    plan = follow(*make_rates(scheduler, two_rates), 0, 40)
+    rates, optimizer = make_rates(scheduler, two_rates)
+    assert follow(rates, optimizer, 0, 5) == plan[:5]
+    rates.edit(5, "learning_rate", 0.02, "scale")
+    factor = 0.02 / max(plan[5])
+    assert max(group_rates(optimizer)) == pytest.approx(0.02)
+    torch.testing.assert_close(
+        torch.tensor(follow(rates, optimizer, 5, 20)), factor * torch.tensor(plan[5:20]), rtol=1e-6, atol=0
     )
+    rates.edit(20, "learning_rate", max(plan[20]), "scale")
+    torch.testing.assert_close(
+        torch.tensor(follow(rates, optimizer, 20, 40)), torch.tensor(plan[20:]), rtol=1e-6, atol=1e-9
+    )
+
+
+@each_scheduler
+def test_holding_a_users_schedule_stays_until_it_is_scaled_again(make_rates: MakeRates, scheduler: Any) -> None:
+    plan = follow(*make_rates(scheduler, two_rates), 0, 40)
+    rates, optimizer = make_rates(scheduler, two_rates)
+    follow(rates, optimizer, 0, 5)
+    rates.edit(5, "learning_rate", 0.02, "hold")
+    assert follow(rates, optimizer, 5, 30) == [pytest.approx([0.005, 0.02])] * 25
+    assert rates.check(30, "learning_rate", 0.03, "scale")["mode"] == "scale"
+    rates.edit(30, "learning_rate", 0.03, "scale")
+    later, expected = torch.tensor(follow(rates, optimizer, 30, 40)), torch.tensor(plan[30:])
+    torch.testing.assert_close(later, expected * 0.03 / max(plan[30]), rtol=1e-6, atol=1e-9)
+
+
+@each_scheduler
+@pytest.mark.parametrize("mode", ["scale", "hold", None])
+def test_an_edited_users_schedule_goes_on_from_its_state(make_rates: MakeRates, scheduler: Any, mode: Any) -> None:
+    (whole, its_optimizer), (first, optimizer) = (make_rates(scheduler, two_rates) for _ in range(2))
+    for rates, owner in ((whole, its_optimizer), (first, optimizer)):
+        follow(rates, owner, 0, 5)
+        if mode:
+            rates.edit(5, "learning_rate", 0.02, mode)
+        follow(rates, owner, 5, 12)
+    second, new_optimizer = make_rates(scheduler, two_rates)
+    follow(second, new_optimizer, 0, 2)
+    second.edit(2, "learning_rate", 0.7, "hold")  # of a past that loading gives up
+    assert first.scheduler is not None
+    assert second.scheduler is not None
+    new_optimizer.load_state_dict(optimizer.state_dict())
+    second.scheduler.load_state_dict(first.scheduler.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert follow(second, new_optimizer, 12, 40) == follow(whole, its_optimizer, 12, 40)
+
+
+def test_a_scaled_schedule_of_the_user_stays_in_the_range_of_a_rate(make_rates: MakeRates) -> None:
+    rates, optimizer = make_rates(lambda o: lr_scheduler.LambdaLR(o, lambda step: 10.0**step))
+    rates.edit(0, "learning_rate", 500.0, "scale")
     optimizer.step()
     rates.after_step()
-    rates.edit(1, "learning_rate", 0.05, "scale")
-    assert rates.learning_rate(1) == pytest.approx(0.05)
-    rates.after_step()
-    assert rates.learning_rate(2) == pytest.approx(0.1 / 3)
+    assert rates.learning_rate(1) == 1000.0
 
 
-def test_a_rate_of_zero_cannot_be_rescaled(make_rates: MakeRates) -> None:
-    rates, _ = make_rates(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: float(step > 0)))
-    with pytest.raises(ValueError, match="learning rate is 0 now"):
-        rates.check(0, "learning_rate", 0.1, "scale")
+def test_a_run_with_a_users_scheduler_goes_on_as_if_uninterrupted(
+    make_model: Callable[..., Any], loader: MemoryLoader, tmp_path: Path
+) -> None:
+    def trainer() -> JEPATrainer:
+        model = make_model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        schedule = lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=18)
+        return JEPATrainer(model, optimizer, schedule, config=TrainerConfig(log_every=1, progress=False))
+
+    whole, first, second = (trainer() for _ in range(3))
+    for one in (whole, first):
+        one.train(loader, max_steps=6)
+        one.rates.edit(6, "learning_rate", 2e-3, "scale")
+        one.train(loader, max_steps=10)
+    second.load_checkpoint(first.save_checkpoint(tmp_path / "step-10.pt"))
+    for one in (whole, second):
+        one.train(loader, max_steps=18)
+    assert second.history["learning_rate"] == whole.history["learning_rate"]
+    for name, weight in whole.objective.state_dict().items():
+        assert torch.equal(weight, second.objective.state_dict()[name]), name
+
+
+def test_a_scheduler_that_needs_a_metric_is_refused_with_the_next_move(make_rates: MakeRates) -> None:
+    with pytest.raises(ValueError, match=r"ReduceLROnPlateau needs a metric.*scheduler=None.*on_epoch_ended callback"):
+        make_rates(lr_scheduler.ReduceLROnPlateau)
+
+
+def test_a_scheduler_that_a_callback_steps_moves_the_rate(make_model: Callable[..., Any], loader: MemoryLoader) -> None:
+    class Plateau(Callback):
+        def on_epoch_ended(self, trainer: JEPATrainer, event: events.EpochEnded) -> None:
+            plateau.step(1.0)
+
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    plateau = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    config = TrainerConfig(log_every=1, progress=False)
+    trainer = JEPATrainer(model, optimizer, config=config, callbacks=[Plateau()])
+    history = trainer.train(loader, num_epochs=3)
+    assert history["learning_rate"] == pytest.approx([0.01] * 12 + [0.005] * 6)
+    trainer.rates.edit(18, "learning_rate", 0.001, "hold")
+    assert trainer.train(loader, num_epochs=4)["learning_rate"][18:] == pytest.approx([0.001] * 6)
+
+
+def test_a_rate_that_the_scheduler_set_to_zero_is_held(make_rates: MakeRates) -> None:
+    rates, optimizer = make_rates(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: float(step > 0)))
+    optimizer.step()
+    assert rates.check(0, "learning_rate", 0.1, "scale")["mode"] == "hold"
+    rates.edit(0, "learning_rate", 0.1, "hold")
+    for _ in range(3):
+        assert group_rates(optimizer) == [0.1, 0.1]
+        rates.after_step()
 
 
 def test_everything_that_may_be_edited_is_listed_with_its_value(make_rates: MakeRates) -> None:
@@ -172,6 +309,67 @@ def test_edits_survive_the_state_and_a_longer_plan(make_rates: MakeRates) -> Non
     second.plan(200)
     assert second.learning_rate(150) == 0.5
     assert second.hyper["covariance_weight"].item() == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("start", "total", "longer"), [(76, 80, 160), (80, 80, 160), (30, 80, 40), (4, 80, 400)])
+def test_a_rescaled_schedule_goes_on_from_its_value_under_another_plan(
+    make_rates: MakeRates, start: int, total: int, longer: int
+) -> None:
+    plain, rates = make_rates(final_ema_momentum=0.999)[0], make_rates(final_ema_momentum=0.999)[0]
+    rates.plan(total)
+    edited = min(start, total - 1)
+    rates.edit(edited, "learning_rate", 5e-4, "scale")
+    rates.edit(edited, "ema_momentum", 0.9, "scale")
+    before = rates.learning_rate(start), rates.ema_momentum(start)
+    state = rates.state_dict()
+
+    taken_up = make_rates(final_ema_momentum=0.999)[0]  # in a new process, where the old plan was never laid
+    taken_up.load_state_dict(state)
+    plain.plan(longer)
+    for one in (rates, taken_up):
+        one.plan(longer, step=start, previous_total=total)
+        assert (one.learning_rate(start), one.ema_momentum(start)) == pytest.approx(before, rel=1e-12)
+        for step in range(start, longer):
+            shape = plain.learning_rate(step) / plain.learning_rate(start)
+            assert one.learning_rate(step) == pytest.approx(before[0] * shape)
+            shape = (1 - plain.ema_momentum(step)) / (1 - plain.ema_momentum(start))
+            assert 1 - one.ema_momentum(step) == pytest.approx((1 - before[1]) * shape)
+
+
+def test_a_late_edit_does_not_explode_when_the_run_is_extended(make_rates: MakeRates) -> None:
+    rates, _ = make_rates(learning_rate=1e-3)
+    rates.plan(80)
+    rates.edit(76, "learning_rate", 5e-4, "scale")
+    rates.plan(160, step=80, previous_total=80)
+    assert max(rates.learning_rate(step) for step in range(80, 160)) <= 5e-4
+
+
+def test_a_rescaled_value_at_its_anchor_starts_the_new_plan_unscaled(make_rates: MakeRates) -> None:
+    plain, rates = make_rates()[0], make_rates()[0]
+    rates.plan(80)
+    rates.edit(76, "ema_momentum", 0.9, "scale")
+    assert rates.ema_momentum(80) == 1.0
+    rates.plan(160, step=80, previous_total=80)
+    plain.plan(160)
+    assert [rates.ema_momentum(step) for step in range(80, 160)] == [plain.ema_momentum(s) for s in range(80, 160)]
+
+
+def test_the_same_or_a_first_plan_keeps_a_scale_as_it_is(make_rates: MakeRates) -> None:
+    rates, _ = make_rates()
+    rates.plan(80, step=0, previous_total=0)
+    rates.edit(40, "learning_rate", 1e-4, "scale")
+    expected = [rates.learning_rate(step) for step in range(80)]
+    rates.plan(80, step=60, previous_total=80)
+    assert [rates.learning_rate(step) for step in range(80)] == expected
+
+
+def test_a_value_that_the_new_plan_cannot_scale_is_held(make_rates: MakeRates) -> None:
+    rates, _ = make_rates(learning_rate=1.0, final_learning_rate_fraction=0.0, warmup_fraction=0.0)
+    rates.plan(80)
+    rates.edit(20, "learning_rate", 0.1, "scale")
+    before = rates.learning_rate(40)
+    rates.plan(30, step=40, previous_total=80)
+    assert rates.learning_rate(40) == rates.learning_rate(41) == before
 
 
 def test_an_unknown_scheduler_is_refused(make_rates: MakeRates) -> None:

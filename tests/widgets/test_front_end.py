@@ -80,7 +80,7 @@ def test_without_a_front_end_start_waits_and_ends_with_one_static_figure(tmp_pat
         assert one.run(silent) == ("4", [])
 
         asked_for = "t = trainer(live_plot=True); print(t.view.panel, t.view.plot is not None, t.waits_by_default)"
-        assert one.run(asked_for)[0] == "None True False"
+        assert one.run(asked_for)[0] == "None True True"
 
 
 def test_with_a_front_end_panel_and_curves_appear_and_start_returns_at_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jepa_widgets.publisher
 import pytest
 from jepa_widgets.publisher import INTERVAL_SECONDS, Publisher
 
@@ -89,6 +90,26 @@ def test_close_from_the_publishing_thread_does_not_wait_for_itself(wait_until: W
     publisher = Publisher(lambda: publisher.close(), interval=0.01)
     publisher.soon()
     wait_until(lambda: not publisher._thread.is_alive())
+
+
+def test_the_thread_ends_with_a_last_write_once_it_is_not_wanted(
+    monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(jepa_widgets.publisher, "IDLE_SECONDS", 0.01)
+    calls, wanted = Clock(), threading.Event()
+    wanted.set()
+    publisher = Publisher(calls, interval=0.01, wanted=wanted.is_set)
+    publisher.soon()
+    wait_until(lambda: len(calls.times) == 1)
+    assert not threading.Event().wait(0.1)
+    assert publisher._thread.is_alive()
+    wanted.clear()
+    wait_until(lambda: not publisher._thread.is_alive())
+    assert len(calls.times) == 2
+    publisher.soon()
+    publisher.now()
+    publisher.close()
+    assert len(calls.times) == 2
 
 
 def test_a_failing_write_is_reported_once_and_the_next_ones_are_made(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jepa_widgets import RunView
+import torch
+from ipywidgets import Widget
+from jepa_widgets import RunView, attach
 from jepa_widgets.publisher import Publisher
 
 from jepa.data.memory import MemoryLoader
-from jepa.trainer import JEPATrainer
+from jepa.models import JEPA, Encoder, Predictor
+from jepa.trainer import JEPATrainer, create_trainer, events
 
 MakeTrainer = Callable[..., JEPATrainer]
 MakeView = Callable[..., RunView]
@@ -138,6 +143,105 @@ def test_close_detaches_and_ends_the_thread(
     trainer.train(loader, num_epochs=1)
     assert curves(view) == {}
     assert not (trainer.run.path / "figures").exists()
+
+
+def texts(view: RunView) -> str:
+    assert view.panel is not None
+    return f"{view.panel._status.value} {view.panel._acknowledged.value} {view.panel._error.value}"
+
+
+def assert_takes_nothing(view: RunView) -> None:
+    """No button can be pressed, and clicks and events that were on their way change and raise nothing."""
+    assert view.panel is not None
+    assert view.plot is not None
+    assert all(button.disabled for button in view.panel._buttons.values())
+    assert not view.panel._rate.enabled
+    before = texts(view)
+    for button in view.panel._buttons.values():
+        button.click()
+    view.panel._rate._handle_custom_msg({"event": "apply", "value": "fast"}, [])
+    for event in (
+        events.RunStarted(3, 0, 9, None),
+        events.MetricsLogged(4, 0, {"loss": 1.0}, 0.0, 0),
+        events.StateChanged(4, 0, "running"),
+        events.RunEnded(5, 0, "finished", None),
+        events.RunFailed(5, 0, ValueError("late"), "late"),
+    ):
+        view(event)
+        view.static(event)
+    view.panel.flush()
+    assert texts(view) == before
+    assert all(button.disabled for button in view.panel._buttons.values())
+
+
+def test_a_closed_view_keeps_its_last_state_and_says_that_a_newer_trainer_took_over(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    wait_until: WaitUntil,
+) -> None:
+    trainer = make_trainer()
+    view = make_view(trainer)
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    wait_until(lambda: trainer.step > 2)
+    run.stop()
+    assert trainer.ended.wait(20)
+    view.close()
+    view.close()
+    assert f'step-count">{trainer.step}<' in texts(view)
+    assert ">stopped<" in texts(view)
+    assert ">taken over by a newer trainer<" in texts(view)
+    assert f"last checkpoint: step {trainer.step}" in texts(view)
+    assert view.plot.snapshot == view.plot.packed()
+    assert_takes_nothing(view)
+    assert not trainer.is_live
+    displayed.clear()
+    view.show()
+    assert kinds(displayed) == [("ControlPanel", False), ("LivePlot", False), ("figure", True)]
+    assert ">taken over by a newer trainer<" in texts(view)
+
+
+def stopped_run(runs: Path, loader: MemoryLoader, wait_until: WaitUntil) -> JEPATrainer:
+    """A trainer with a view that nobody else holds."""
+    torch.manual_seed(0)
+    trainer = create_trainer(JEPA(Encoder(8, 4, depth=1), Predictor(8, depth=1)), runs_dir=runs, log_every=1)
+    view = attach(trainer)
+    trainer.view = view
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    wait_until(lambda: trainer.step > 2)
+    view.panel._buttons["checkpoint"].click()
+    view.panel._buttons["inspect"].click()
+    run.stop()
+    assert trainer.ended.wait(20)
+    return trainer
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_is_shown_does_not_keep_a_trainer_alive(
+    tmp_path: Path, loader: MemoryLoader, displayed: list[dict[str, Any]], wait_until: WaitUntil, closed: bool
+) -> None:
+    trainer = stopped_run(tmp_path / "runs", loader, wait_until)
+    view, step = trainer.view, trainer.step
+    assert isinstance(view, RunView)
+    thread = view._publisher._thread
+    if closed:
+        view.close()
+    freed = [weakref.ref(part) for part in (trainer, trainer.model, trainer.optimizer)]
+    del trainer
+
+    def gone() -> bool:
+        gc.collect()  # the trainer's parts refer to each other
+        return all(ref() is None for ref in freed)
+
+    wait_until(gone)
+    wait_until(lambda: not thread.is_alive())
+    assert {view.panel.model_id, view.plot.model_id} <= set(Widget.get_manager_state()["state"])
+    assert f'step-count">{step}<' in texts(view)
+    assert ("taken over by a newer trainer" if closed else "its trainer is gone") in texts(view)
+    assert_takes_nothing(view)
+    view.show()
+    view.close()
 
 
 def test_a_chart_that_cannot_be_drawn_does_not_stop_panel_or_training(

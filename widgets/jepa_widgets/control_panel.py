@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ipywidgets import HTML, Button, HBox, Layout, VBox
 
 from jepa.trainer import control, events
+from jepa.trainer.status import LIVE
 from jepa_widgets.inspector import Inspector
 from jepa_widgets.rate_field import RateField
 
@@ -25,11 +27,10 @@ COLOURS = {
     "failed": "#D55E00",
 }
 MODES = {"scale": "the rest of its schedule rescaled", "hold": "held there"}
-LIVE = ("running", "paused", "stopping")
 
 
 class ControlPanel(VBox):
-    """Start, pause, resume, step, stop, checkpoint, inspect, and the learning rate.
+    """Start, pause, resume, step, stop, checkpoint, inspect, and the learning rate. It does not keep the trainer alive.
 
     Args:
         trainer: Whose run this is.
@@ -40,7 +41,8 @@ class ControlPanel(VBox):
     """
 
     def __init__(self, trainer: JEPATrainer) -> None:
-        self._trainer = trainer
+        self._trainer = weakref.ref(trainer)
+        self._retired = False
         self._said = "ready"
         self._kept = ""
         self._trouble = ""
@@ -75,24 +77,30 @@ class ControlPanel(VBox):
         return button
 
     def _submit(self, command: Callable[[], Any]) -> None:
+        trainer = self._trainer()
+        if self._retired or trainer is None:
+            return  # a click that was on its way
         self._trouble = ""
         try:
             wish = command()
             if isinstance(wish, control.Command):
-                self._asked.append(self._trainer.submit(wish, source="panel"))
+                self._asked.append(trainer.submit(wish, source="panel"))
         except Exception as error:  # shown where the user looks; a handler has nobody to raise to
             self._trouble = f"{type(error).__name__}: {error}"
         self.on_change()
 
     def _start(self) -> None:
-        status = self._trainer.status()
+        trainer = self._trainer()
+        if trainer is None:
+            return
+        status = trainer.status()
         if 0 < status.total_steps <= status.step:
             raise ValueError(
                 f"all {status.total_steps} steps are done; start(loader, num_epochs=...) with more goes on"
             )
         self.starting = True
         try:
-            self._trainer.restart()
+            trainer.restart()
         finally:
             self.starting = False
 
@@ -103,6 +111,8 @@ class ControlPanel(VBox):
 
     def __call__(self, event: events.Event) -> None:
         """Take one event; `flush` shows it."""
+        if self._retired:
+            return
         if isinstance(event, events.CommandApplied):
             self._said = _sentence(event)
         elif isinstance(event, events.CheckpointSaved):
@@ -117,14 +127,14 @@ class ControlPanel(VBox):
 
     def flush(self) -> None:
         """Show the present state."""
-        self._take_answers()
-        status = self._trainer.status()
+        trainer = self._trainer()
+        if self._retired or trainer is None:
+            return
+        self._take_answers(trainer)
+        status = trainer.status()
         live = status.state in LIVE
         self._status.value = _status_line(status)
-        self._acknowledged.value = (
-            f'<div class="jepa-line"><span class="jepa-acknowledged">{escape(self._said)}</span>'
-            f'<span class="jepa-last-checkpoint">{self._kept}</span></div>'
-        )
+        self._acknowledge()
         self._error.value = _trouble(self._trouble)
         enabled = {
             "start": not live,
@@ -140,8 +150,27 @@ class ControlPanel(VBox):
         self._rate.enabled = live
         self._rate.rate = f"{status.learning_rate:.3g}"
 
-    def _take_answers(self) -> None:
-        ended = self._trainer.ended.is_set()
+    def retire(self, why: str) -> None:
+        """Show the last state for good, say why in place of the last answer, and take no more clicks."""
+        if self._retired:
+            return
+        self.flush()
+        self._retired = True
+        self._asked.clear()
+        self._said = why
+        self._acknowledge()
+        for button in self._buttons.values():
+            button.disabled = True
+        self._rate.enabled = False
+
+    def _acknowledge(self) -> None:
+        self._acknowledged.value = (
+            f'<div class="jepa-line"><span class="jepa-acknowledged">{escape(self._said)}</span>'
+            f'<span class="jepa-last-checkpoint">{self._kept}</span></div>'
+        )
+
+    def _take_answers(self, trainer: JEPATrainer) -> None:
+        ended = trainer.ended.is_set()
         for ticket in [ticket for ticket in self._asked if ticket.done or ended]:
             self._asked.remove(ticket)
             try:

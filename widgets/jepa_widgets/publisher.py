@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.25
 ANSWER_SECONDS = 0.05
+IDLE_SECONDS = 1.0
 
 
 class Publisher:
@@ -23,6 +24,7 @@ class Publisher:
         flush: Writes everything.
         answer: Writes what must be seen at once.
         interval: Least seconds between two calls of `flush`.
+        wanted: Asked about once a second while there is no news; once it is false the thread ends as after `close()`.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class Publisher:
         flush: Callable[[], None],
         answer: Callable[[], None] = lambda: None,
         interval: float = INTERVAL_SECONDS,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._flush = flush
         self._answer = answer
         self._interval = interval
+        self._wanted = wanted
         self._news = threading.Event()
         self._urgent = threading.Event()
         self._closing = threading.Event()
@@ -60,7 +64,10 @@ class Publisher:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._news.wait()
+            if not self._news.wait(IDLE_SECONDS):
+                if not self._wanted():
+                    break
+                continue
             self._news.clear()
             self._urgent.clear()
             due = time.monotonic() + self._interval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from IPython.display import display
@@ -15,6 +16,8 @@ from jepa_widgets.static_figure import StaticFigure
 if TYPE_CHECKING:
     from jepa.trainer import JEPATrainer
 
+TAKEN_OVER = "taken over by a newer trainer"
+GONE = "its trainer is gone"
 URGENT = (events.CommandApplied, events.StateChanged, events.RunStarted, events.RunEnded, events.RunFailed)
 
 
@@ -22,7 +25,8 @@ class RunView:
     """What `create_trainer` shows in a notebook.
 
     While the run trains its curves are live. When it has ended the static figure takes their place, which stays in the
-    saved notebook; a restart brings the live ones back.
+    saved notebook; a restart brings the live ones back. The view does not keep its trainer alive: widgets stay in the
+    kernel's memory for ever, and a cell that is run again must not leave a model there each time.
 
     Args:
         trainer: Whose run it is.
@@ -31,11 +35,12 @@ class RunView:
     """
 
     def __init__(self, trainer: JEPATrainer, *, live_plot: bool = True, control_panel: bool = True) -> None:
-        self._trainer = trainer
+        self._trainer = weakref.ref(trainer)
+        self._closed = False
         self.panel = ControlPanel(trainer) if control_panel else None
         self.plot = LivePlot() if live_plot else None
         self.static = StaticFigure(trainer, stands_for=self.plot)
-        self._publisher = Publisher(self._flush, self._answer)
+        self._publisher = Publisher(self._flush, self._answer, wanted=lambda: self._trainer() is not None)
         if self.panel is not None:
             self.panel.on_change = self._publisher.now
         trainer.subscribe(self)
@@ -52,16 +57,26 @@ class RunView:
                 self.static.place()
         self._publisher.now()
 
-    def close(self) -> None:
-        """Show nothing new any more."""
-        self._trainer.unsubscribe(self)
-        self._trainer.unsubscribe(self.static)
+    def close(self, why: str = TAKEN_OVER) -> None:
+        """Write a last time, say why in the panel, and show nothing new any more; what is shown stays."""
+        if self._closed:
+            return
+        self._closed = True
+        trainer = self._trainer()
+        if trainer is not None:
+            trainer.unsubscribe(self)
+            trainer.unsubscribe(self.static)
         self._publisher.close()
+        if self.panel is not None:
+            self.panel.retire(why)
 
     def __call__(self, event: events.Event) -> None:
         """Take one event on the training thread."""
-        if isinstance(event, events.RunStarted) and self.plot is not None:
-            self.plot.load(self._trainer.history)  # a checkpoint may just have brought one
+        if self._closed:
+            return
+        trainer = self._trainer()
+        if isinstance(event, events.RunStarted) and self.plot is not None and trainer is not None:
+            self.plot.load(trainer.history)  # a checkpoint may just have brought one
         for part in (self.panel, self.plot):
             if part is not None:
                 part(event)
@@ -77,6 +92,8 @@ class RunView:
 
     def _answer(self) -> None:
         if self.panel is not None:
+            if self._trainer() is None:
+                self.panel.retire(GONE)
             self.panel.flush()
             if self.panel.waiting:
                 self._publisher.soon()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display, publish_display_data, update_display
@@ -40,7 +41,7 @@ class StaticFigure:
     """
 
     def __init__(self, trainer: JEPATrainer, *, stands_for: Any = None) -> None:
-        self._trainer = trainer
+        self._trainer = weakref.ref(trainer)
         self._live = stands_for
         self._place = uuid.uuid4().hex
         self._placed = False
@@ -50,7 +51,8 @@ class StaticFigure:
         """Show the live chart in the present cell, or what has taken its place."""
         display(self._live, display_id=self._place)
         self._placed = True
-        if not self._trainer.is_live:
+        trainer = self._trainer()
+        if trainer is not None and not trainer.is_live:
             self.render()
 
     def __call__(self, event: events.Event) -> None:
@@ -65,10 +67,11 @@ class StaticFigure:
 
     def render(self) -> None:
         """Draw, write and show the curves."""
-        if not len(self._trainer.history):
+        trainer = self._trainer()
+        if trainer is None or not len(trainer.history):
             return
-        run = self._trainer.run
-        figure = history_figure(self._trainer.history, title=run.name if run else None)
+        run = trainer.run
+        figure = history_figure(trainer.history, title=run.name if run else None)
         bundle = figure_bundle(figure)
         if run is not None:
             with atomic_path(run.path / "figures" / "curves.png") as temporary:
