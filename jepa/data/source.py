@@ -134,7 +134,8 @@ class DataLoaderSource:
             world_size=world_size,
         )
         self._order = _KeyedBatches(self._sampler)
-        collate = loader.collate_fn
+        own = loader.collate_fn
+        collate: Any = _collate_plainly if own is default_collate else _SeededCollate(own, seed)
         options: dict[str, Any] = {}
         if loader.num_workers > 0:
             options = {
@@ -145,7 +146,7 @@ class DataLoaderSource:
         self._loader: DataLoader[Any] = DataLoader(
             _KeyedDataset(loader.dataset, None if _is_deterministic(loader.dataset) else seed),
             batch_sampler=self._order,
-            collate_fn=_collate_plainly if collate is default_collate else _SeededCollate(collate, seed),
+            collate_fn=collate,
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
@@ -239,9 +240,9 @@ class _KeyedDataset(Dataset[Any]):
         vars(self).update(_keyed_dataset=dataset, _keyed_seed=seed)  # past __setattr__
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> _KeyedSamples:
-        return _KeyedSamples(self._read(keys), *keys[0])
+        return _KeyedSamples(self._keyed_read(keys), *keys[0])
 
-    def _read(self, keys: list[tuple[int, int]]) -> Any:
+    def _keyed_read(self, keys: list[tuple[int, int]]) -> Any:
         dataset, seed = self._keyed_dataset, self._keyed_seed
         if seed is None:
             numbers = [number for _, number in keys]

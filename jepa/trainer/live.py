@@ -52,6 +52,7 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
             raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")
         if other.view is not None:
             other.view.close()
+            other.view = None
         what = "trained this model" if same_model else "wrote to the same run folder"
         warnings.warn(
             f"stopped the run that {what}, at step {other.step} (checkpoint: {other.last_checkpoint})", stacklevel=4

@@ -74,7 +74,7 @@ class JEPATrainer:
         model: A `JEPA`, or an `Objective` that owns one.
         optimizer: Over the parameters of the objective (of the model, where the objective adds none).
         scheduler: A torch scheduler, stepped by the trainer; `"warmup_cosine"` plans one over the true number of
-            steps; `None` keeps the optimizer's rate.
+            steps; `None` leaves the rates to the optimizer's groups, where a callback may change them.
         logger: A sink, or several: callables that take events, or objects with `log(metrics, step=...)`. On N ranks
             only rank 0's gets any.
         objective: Name of the objective when `model` is a `JEPA`.
@@ -85,7 +85,8 @@ class JEPATrainer:
         val_loader: Validation data, in the layout of the training data.
 
     Raises:
-        ValueError: The model does not fit the objective, or the optimizer holds other parameters.
+        ValueError: The model does not fit the objective, the optimizer holds other parameters, or the scheduler needs
+            a metric to step (`ReduceLROnPlateau`).
     """
 
     def __init__(

@@ -51,7 +51,8 @@ def reload_keeps_everything(lab: Lab) -> None:
 
 
 def journal(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [line for line in read_lines(run / "journal.jsonl") if line.get("command", {}).get("type") == kind]
+    lines = [line for line in read_lines(run / "journal.jsonl") if line["event"] == "CommandApplied"]
+    return [line for line in lines if line["command"]["type"] == kind]
 
 
 def test_a_run_is_watched_steered_and_survives_reloads(lab: Lab) -> None:

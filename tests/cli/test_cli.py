@@ -18,7 +18,9 @@ import pytest
 import torch
 
 from jepa.cli.__main__ import main
-from jepa.config import load_config
+from jepa.cli.data import make_data
+from jepa.cli.evaluate import unseen_data
+from jepa.config import DataConfig, load_config
 from jepa.files import read_lines
 
 TINY = """
@@ -91,6 +93,12 @@ def test_train_trains_and_evaluate_evaluates_its_checkpoint(config: Path, capsys
     metrics = json.loads(capsys.readouterr().out)
     assert {"loss", "prediction", "variance", "embedding_std", "effective_rank"} <= set(metrics)
     assert all(np.isfinite(list(metrics.values())))
+
+
+def test_evaluation_sees_other_rollouts_than_training() -> None:
+    trained, unseen = make_data(DataConfig(name="pendulum")).tensors, unseen_data("pendulum").tensors
+    assert [part.shape for part in unseen] == [part.shape for part in trained]
+    assert not set(map(tuple, trained[0].tolist())) & set(map(tuple, unseen[0].tolist()))
 
 
 def test_the_same_configuration_gives_the_same_run(config: Path) -> None:

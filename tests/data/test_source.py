@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from collections.abc import Iterator
 from itertools import chain
@@ -17,6 +19,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Subset,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -146,6 +149,111 @@ def test_drop_last_of_a_dataloader_is_kept(drop_last: bool) -> None:
 def test_collate_function_and_worker_options_of_a_dataloader_are_kept() -> None:
     loader = DataLoader(Numbers(5), batch_size=2, collate_fn=lambda samples: torch.stack(samples) * 10)
     assert batches(as_source(loader, seed=0)) == [[0, 10], [20, 30], [40]]
+
+
+def mix(samples: list[Tensor]) -> Tensor:
+    """Each sample with its share in one mixture, drawn from every generator."""
+    shares = torch.rand(len(samples), dtype=torch.float64) + random.random() + np.random.rand()
+    return torch.stack([torch.stack(samples).double(), shares])
+
+
+def test_a_random_collate_function_does_not_depend_on_workers_or_the_start() -> None:
+    def source(**options: Any) -> BatchSource:
+        return as_source(DataLoader(Numbers(), batch_size=4, shuffle=True, collate_fn=mix, **options), seed=1)
+
+    expected = [batches(source(), epoch) for epoch in range(2)]
+    drawn = [share for epoch in expected for batch in epoch for share in batch[1]]
+    assert len(set(drawn)) == 22, "new in each epoch and batch"
+    for other in (source(), source(num_workers=2), source(num_workers=2, persistent_workers=True)):
+        random.random(), np.random.rand(), torch.rand(1)
+        for epoch, start in ((0, 0), (1, 0), (1, 1), (0, 2)):
+            assert batches(other, epoch, start) == expected[epoch][start:]
+
+
+def test_a_random_collate_function_leaves_the_global_generators_where_they_were() -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore
+    list(as_source(DataLoader(Numbers(), batch_size=4, collate_fn=mix), seed=1).batches(0))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore
+
+
+def test_randomness_of_the_collate_function_is_not_that_of_the_first_sample() -> None:
+    loader = DataLoader(Augmented(1), batch_size=1, collate_fn=lambda samples: (samples[0][1], torch.rand(())))
+    in_sample, in_collate = next(as_source(loader, seed=1).batches(0))
+    assert in_sample.item() != pytest.approx(in_collate.item())
+
+
+class Opened(Numbers):
+    """Needs something that each worker opens for itself."""
+
+    factor: int | None = None
+
+    def __getitem__(self, index: int) -> Tensor:
+        assert self.factor is not None
+        return torch.tensor(index * self.factor)
+
+
+def open_in_worker(worker: int) -> None:
+    info = torch.utils.data.get_worker_info()
+    assert info is not None
+    dataset: Any = info.dataset
+    assert dataset.length == len(dataset) == 11
+    assert not hasattr(dataset, "nothing_like_it")
+    dataset.factor = 10
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_init_functions_reach_the_attributes_of_the_users_dataset(method: str) -> None:
+    loader = DataLoader(
+        Opened(), batch_size=4, num_workers=1, worker_init_fn=open_in_worker, multiprocessing_context=method
+    )
+    assert batches(as_source(loader, seed=0)) == [[0, 10, 20, 30], [40, 50, 60, 70], [80, 90, 100]]
+
+
+class Keeping(Numbers):
+    """Says how it is to be pickled and copied."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"length": self.length}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, restored=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Keeping:
+        return pickle.loads(pickle.dumps(self))
+
+
+def test_a_wrapped_dataset_is_copied_and_pickled_like_its_own() -> None:
+    source = as_source(DataLoader(Keeping(5), batch_size=2), seed=0)
+    wrapped = source._loader.dataset  # type: ignore[attr-defined]
+    for twin in (pickle.loads(pickle.dumps(wrapped)), copy.deepcopy(wrapped)):
+        assert type(twin) is type(wrapped)
+        assert (twin.length, twin.restored, len(twin), twin[3].item()) == (5, True, 5, 3)
+        with pytest.raises(AttributeError, match="nothing_like_it"):
+            _ = twin.nothing_like_it
+    assert not hasattr(wrapped, "restored")
+
+
+def test_a_part_of_tensors_is_read_several_samples_at_a_time() -> None:
+    part = Subset(TensorDataset(torch.arange(20)), list(range(19, 8, -1)))
+    asked: list[list[int]] = []
+    whole = Subset.__getitems__
+
+    def counting(self: Subset[Any], indices: list[int]) -> list[Any]:
+        asked.append(indices)
+        return whole(self, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Subset, "__getitems__", counting)
+        read = [batch[0].tolist() for batch in as_source(DataLoader(part, batch_size=4), seed=0).batches(0)]
+    assert read == [[19, 18, 17, 16], [15, 14, 13, 12], [11, 10, 9]]
+    assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+@pytest.mark.parametrize("dataset", [Subset(Augmented(22), range(11)), Augmented()])
+def test_a_part_of_a_random_dataset_is_seeded_sample_by_sample(dataset: Dataset[Any]) -> None:
+    by_four, by_two = (as_source(DataLoader(dataset, batch_size=size), seed=1) for size in (4, 2))
+    assert [*chain(*batches(by_four))] == [*chain(*batches(by_two))] == [*chain(*batches(by_four))]
 
 
 def test_an_epoch_begun_twice_reads_every_sample_once_each_time() -> None:

@@ -150,6 +150,15 @@ def test_later_steps_of_a_run_that_went_back_are_set_aside(tmp_path: Path) -> No
     ]
 
 
+def test_what_was_just_written_stays_beside_later_steps(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for step in (10, 20, 30):
+        folder.save({"step": step}, step)
+    path = folder.save({"step": 0}, 0)
+    assert read_checkpoint(path)["step"] == 0
+    assert folder.files == [folder.file(0), folder.file(20), folder.file(30)]
+
+
 def test_broken_checkpoints_are_skipped_with_a_warning_and_kept_aside(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for step in (1, 2, 3):

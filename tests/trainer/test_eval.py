@@ -17,6 +17,7 @@ from jepa.diagnostics import effective_rank, embedding_std
 from jepa.models import JEPA
 from jepa.objectives import StatePair
 from jepa.trainer import CheckpointError, JEPAEvaluator, JEPATrainer
+from jepa.trainer.utils import default_device
 
 MakeTrainer = Callable[..., JEPATrainer]
 MakeModel = Callable[..., JEPA]
@@ -56,6 +57,11 @@ def test_metrics_equal_a_computation_by_hand(make_model: MakeModel, pairs: Any) 
     batches = list(zip(*(part.split(18) for part in pairs), strict=True))
     assert [len(now) for now, _ in batches] == [18, 18, 12]
     assert metrics == pytest.approx(by_hand(model, batches), rel=1e-5)
+
+
+def test_the_device_is_the_best_one_unless_told(make_model: MakeModel) -> None:
+    assert JEPAEvaluator(make_model()).device == default_device()
+    assert JEPAEvaluator(make_model(), device="cpu").device == torch.device("cpu")
 
 
 def test_evaluation_repeats_itself_and_leaves_the_model_alone(make_model: MakeModel, images: Tensor) -> None:

@@ -123,14 +123,18 @@ def test_seeding_makes_every_generator_repeat() -> None:
 
 def test_deterministic_algorithms_can_be_asked_for() -> None:
     benchmark = torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
     try:
+        setup_reproducibility(0)
+        assert not torch.are_deterministic_algorithms_enabled()
         setup_reproducibility(0, deterministic=True)
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
-    finally:
         setup_reproducibility(0)
+        assert torch.are_deterministic_algorithms_enabled(), "what was not asked for stays as it is"
+    finally:
+        torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = benchmark
-    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_device_is_described() -> None:
