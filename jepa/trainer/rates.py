@@ -138,6 +138,7 @@ class Rates:
         self._optimizer = optimizer
         groups = optimizer.param_groups
         self._group_rates = GroupRates(optimizer, self.scheduler)
+        self._plain = not any(isinstance(group["lr"], Tensor) for group in groups)
         self._rate_base = self._group_rates() or 1.0
         self._rate_shares = shares([float(group["lr"]) for group in groups])
         decays = [float(group.get("weight_decay", 0.0)) for group in groups]
@@ -197,14 +198,18 @@ class Rates:
 
     def apply(self, step: int) -> None:
         """Give the optimizer the values for the step that follows `step` completed ones."""
+        groups = self._optimizer.param_groups
         self.applied_rate = rate = self.learning_rate(step)
-        if self._planned:
+        if self._planned and self._plain:
+            for group, share in zip(groups, self._rate_shares, strict=True):
+                group["lr"] = rate * share
+        elif self._planned:
             self._group_rates.write(rate * share for share in self._rate_shares)
         if self._decay_base:
             decay = self._adjustable["weight_decay"](step)
             if decay != self._applied_decay:
                 self._applied_decay = decay
-                for group, share in zip(self._optimizer.param_groups, self._decay_shares, strict=True):
+                for group, share in zip(groups, self._decay_shares, strict=True):
                     group["weight_decay"] = decay * share
 
     def after_step(self) -> None:
