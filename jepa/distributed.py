@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any, TypeVar
 
@@ -55,8 +56,19 @@ def init(*, world_size: int | None = None, backend: str | None = None) -> None:
                 "torchrun --nproc-per-node 2 your_script.py (or leave distributed='auto')"
             )
         dist.init_process_group(backend or ("nccl" if torch.cuda.is_available() else "gloo"))
+        _joined.append(True)
     if world_size is not None and world_size != dist.get_world_size():
         raise ValueError(f"world_size={world_size} was asked for, but {dist.get_world_size()} processes were started")
+
+
+_joined: list[bool] = []
+
+
+@atexit.register  # here, so that it comes after what trainers do at the end, which was registered later
+def _leave() -> None:
+    """Leave the group that we joined: its threads would now and then abort a process that ends without doing so."""
+    if _joined and is_initialized():
+        dist.destroy_process_group()
 
 
 class _AllReduceSum(torch.autograd.Function):

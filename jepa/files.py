@@ -51,6 +51,9 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class JSONLines:
     """An append-only file of one JSON object a line.
 
@@ -78,7 +81,7 @@ class JSONLines:
 
     def append(self, record: Mapping[str, Any], *, flush: bool = True) -> None:
         """Write one record, and hand it to the operating system now or (without `flush`) a little later."""
-        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._file.write(_encode(record).encode() + b"\n")
         if flush or self._durable:
             self.flush()
 
