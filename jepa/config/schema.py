@@ -26,6 +26,7 @@ class TrainerConfig:
         final_learning_rate_fraction: Where the cosine ends, as a fraction of `learning_rate`: 0.01 ends at a
             hundredth of the peak, 1 stays at the peak.
         warmup_fraction: Share of all steps in which the learning rate rises linearly.
+        start_learning_rate_fraction: Where the warm-up begins, as a fraction of `learning_rate`.
         weight_decay: AdamW weight decay; biases and norms get none.
         final_weight_decay: Weight decay at the end of a cosine from `weight_decay`; `None` keeps it constant.
         betas: AdamW betas.
@@ -51,6 +52,7 @@ class TrainerConfig:
     learning_rate: float = 1e-3
     final_learning_rate_fraction: float = 0.01
     warmup_fraction: float = 0.1
+    start_learning_rate_fraction: float = 0.0
     weight_decay: float = 0.05
     final_weight_decay: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
@@ -76,6 +78,7 @@ class TrainerConfig:
             "learning_rate": (0, 1e3),
             "final_learning_rate_fraction": (0, 1),
             "warmup_fraction": (0, 1),
+            "start_learning_rate_fraction": (0, 1),
             "weight_decay": (0, 1e3),
             "ema_momentum": (0, 1),
             "final_ema_momentum": (0, 1),

@@ -22,7 +22,7 @@ class JEPAOutput(NamedTuple):
     """What `JEPA.forward` returns.
 
     Attributes:
-        prediction: Of the target embedding, the shape of `target`.
+        prediction: Of the target embedding, the shape of `target`; without a predictor the context embedding itself.
         target: Embedding from the target branch.
         context: Embedding of the context, from the encoder.
     """
@@ -39,16 +39,20 @@ class JEPA(BaseModel):
     Args:
         encoder: Any module that returns (B, D) or (B, N, D).
         predictor: Any module from context embeddings to predictions; with masks it is called as
-            `predictor(context, context_mask, target_mask)`.
+            `predictor(context, context_mask, target_mask)`. `None` for methods without one, which compare embeddings
+            as they are.
         target: `"ema"` (a moving average of the encoder), `"stop_gradient"`, or `"shared"`.
     """
 
     def __init__(
-        self, encoder: nn.Module, predictor: nn.Module, target: Literal["ema", "stop_gradient", "shared"] = "ema"
+        self,
+        encoder: nn.Module,
+        predictor: nn.Module | None = None,
+        target: Literal["ema", "stop_gradient", "shared"] = "ema",
     ) -> None:
         super().__init__()
         for name, module in (("encoder", encoder), ("predictor", predictor)):
-            if not isinstance(module, nn.Module):
+            if not isinstance(module, nn.Module) and (name, module) != ("predictor", None):
                 raise TypeError(f"{name} must be an nn.Module, got {type(module).__name__}")
         widths = getattr(encoder, "hidden_dim", None), getattr(predictor, "hidden_dim", None)
         if None not in widths and widths[0] != widths[1]:
@@ -61,7 +65,7 @@ class JEPA(BaseModel):
         """Constructor arguments; `None` stands for a module that is not built in."""
         return {
             "encoder": describe(self.encoder),
-            "predictor": describe(self.predictor),
+            "predictor": None if self.predictor is None else describe(self.predictor),
             "target": self.target.kind,
         }
 
@@ -83,9 +87,12 @@ class JEPA(BaseModel):
             if context_mask is not target_mask:
                 raise ValueError("pass both context_mask and target_mask, or neither")
             embedding = self.encoder(context)
-            prediction, wanted = self.predictor(embedding), self.target(target)
+            prediction = embedding if self.predictor is None else self.predictor(embedding)
+            wanted = self.target(target)
             _check_shape(prediction, wanted.shape)
             return JEPAOutput(prediction, wanted, embedding)
+        if self.predictor is None:
+            raise ValueError("masks need a predictor that fills them in: JEPA(encoder, MaskedPredictor(...))")
         embedding = self.encoder(context, keep=context_mask)
         blocks = target_mask if target_mask.ndim == 3 else target_mask.unsqueeze(1)
         count = blocks.shape[1]

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from jepa.models.jepa import JEPA
 from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
 from jepa.objectives.ijepa import IJEPA
@@ -34,19 +36,20 @@ def build_objective(name: str, model: JEPA, options: Mapping[str, Any] | None = 
     return get_objective(name)(model, **{**arguments, **tuples})
 
 
-def as_objective(model: JEPA | Objective, name: str, options: Mapping[str, Any] | None = None) -> Objective:
-    """The objective itself, or the named one around a model."""
+def as_objective(model: JEPA | Objective | nn.Module, name: str, options: Mapping[str, Any] | None = None) -> Objective:
+    """The objective itself, or the named one around a model, or around an encoder with the method's usual parts."""
     if isinstance(model, Objective):
         if options:
             raise ValueError(
                 f"the objective is built already: pass {', '.join(options)} to {type(model).__name__}(...)"
             )
         return model
-    if not isinstance(model, JEPA):
+    if not isinstance(model, nn.Module):
         raise TypeError(
-            f"expected a JEPA or an Objective, got {type(model).__name__}; build JEPA(encoder=..., predictor=...)"
+            f"expected a JEPA, an encoder or an Objective, got {type(model).__name__}; build "
+            "JEPA(encoder=..., predictor=...)"
         )
-    return build_objective(name, model, options)
+    return build_objective(name, model if isinstance(model, JEPA) else get_objective(name).model_for(model), options)
 
 
 __all__ = [

@@ -104,12 +104,15 @@ class Objective(nn.Module, ABC):
         layout: The batch it takes, in words, e.g. `"(state_t, state_t1)"`; shown when a batch does not fit.
         targets: Kinds of `model.target` it can train with.
         hyper_parameters: What may be changed while training, by name.
+        paper: Training options (fields of `TrainerConfig`) of the paper, as shares of a run of any length;
+            `create_trainer` starts from them.
     """
 
     name: ClassVar[str]
     layout: ClassVar[str]
     targets: ClassVar[tuple[str, ...]] = ("ema",)
     hyper_parameters: dict[str, HyperParameter] = {}
+    paper: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: JEPA, **weights: float) -> None:
         super().__init__()
@@ -142,6 +145,15 @@ class Objective(nn.Module, ABC):
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """Encode, predict and compare."""
 
+    @classmethod
+    @abstractmethod
+    def model_for(cls, encoder: nn.Module) -> JEPA:
+        """The usual model of this method around an encoder: its predictor, and the target it trains with.
+
+        Raises:
+            ValueError: The encoder does not say what the predictor has to be told, such as its width.
+        """
+
     def samples(self, batch: Any) -> int:
         """Number of samples in a batch of the declared layout."""
         first = batch[0] if isinstance(batch, tuple | list) else batch
@@ -158,6 +170,33 @@ class Objective(nn.Module, ABC):
 
 
 # Parts that several methods share.
+
+
+def width_of(encoder: nn.Module) -> int:
+    """Number of features of an encoder's embeddings.
+
+    Raises:
+        ValueError: It has no `hidden_dim`.
+    """
+    width = getattr(encoder, "hidden_dim", None)
+    if not isinstance(width, int):
+        raise ValueError(
+            f"{type(encoder).__name__} does not say how wide its embeddings are: give it an attribute hidden_dim, or "
+            "build JEPA(encoder=..., predictor=...) yourself"
+        )
+    return width
+
+
+def grid_of(encoder: nn.Module) -> tuple[int, ...]:
+    """Sizes of the token grid of an encoder: of its tokenizer, or of itself.
+
+    Raises:
+        ValueError: It has none, so there is nothing to mask.
+    """
+    grid = getattr(getattr(encoder, "tokenizer", None) or encoder, "grid", None)
+    if grid is None:
+        raise ValueError("masks need a grid of tokens: give the encoder a tokenizer, e.g. ImageTokenizer(28, 4)")
+    return tuple(grid)
 
 
 def as_float(x: Tensor) -> Tensor:

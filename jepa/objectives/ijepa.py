@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa.masks import BlockMaskSampler, Masks
 from jepa.models.jepa import JEPA
@@ -23,7 +23,9 @@ from jepa.objectives.base import (
     Views,
     as_float,
     describe_batch,
+    grid_of,
     smooth_l1_losses,
+    width_of,
 )
 
 
@@ -59,26 +61,27 @@ class IJEPA(Objective):
         **weights: float,
     ) -> None:
         super().__init__(model, **weights)
-        grid = getattr(getattr(model.encoder, "tokenizer", None), "grid", None)
-        if grid is None:
-            raise ValueError("objective 'ijepa' masks tokens: give the encoder a tokenizer, e.g. ImageTokenizer(28, 4)")
+        grid = grid_of(model.encoder)
         if isinstance(model.predictor, Predictor):
+            raise ValueError(f"objective 'ijepa' needs MaskedPredictor(hidden_dim, grid={grid}), got a Predictor")
+        if isinstance(model.predictor, MaskedPredictor) and model.predictor.grid != grid:
             raise ValueError(
-                f"objective 'ijepa' needs MaskedPredictor(hidden_dim, grid={tuple(grid)}), got a Predictor"
-            )
-        if isinstance(model.predictor, MaskedPredictor) and model.predictor.grid != tuple(grid):
-            raise ValueError(
-                f"the encoder's token grid is {tuple(grid)}, the predictor's {model.predictor.grid}; build "
-                f"MaskedPredictor(hidden_dim, grid={tuple(grid)})"
+                f"the encoder's token grid is {grid}, the predictor's {model.predictor.grid}; build "
+                f"MaskedPredictor(hidden_dim, grid={grid})"
             )
         self.masks = BlockMaskSampler(
-            tuple(grid),
+            grid,
             num_targets=num_targets,
             target_scale=target_scale,
             aspect_ratio=aspect_ratio,
             context_scale=context_scale,
             min_keep=min_keep,
         )
+
+    @classmethod
+    def model_for(cls, encoder: nn.Module) -> JEPA:
+        """A narrow transformer with mask tokens as predictor, and an EMA target."""
+        return JEPA(encoder, MaskedPredictor(width_of(encoder), grid_of(encoder)))
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments besides the model."""

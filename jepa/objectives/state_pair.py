@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from jepa.models.jepa import JEPA
+from jepa.models.predictor import Predictor
 from jepa.objectives.base import (
     Draw,
     HyperParameter,
@@ -21,6 +23,7 @@ from jepa.objectives.base import (
     as_float,
     describe_batch,
     smooth_l1_losses,
+    width_of,
 )
 
 
@@ -40,6 +43,11 @@ class StatePair(Objective):
         "covariance_weight": HyperParameter(0.04, 0.0, 1e3, "VICReg covariance term, sum / D"),
     }
 
+    @classmethod
+    def model_for(cls, encoder: nn.Module) -> JEPA:
+        """A small transformer as predictor, and an EMA target."""
+        return JEPA(encoder, Predictor(width_of(encoder)))
+
     def views(self, batch: Any, draw: Draw) -> Views:
         """(state_t, state_t1) to `context` and `target`."""
         now, then = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
@@ -57,7 +65,7 @@ class StatePair(Objective):
         """A small encoder on noisy rotations of points on circles."""
         from torch.utils.data import TensorDataset
 
-        from jepa.models import JEPA, Encoder, Predictor
+        from jepa.models import Encoder
 
         generator = torch.Generator().manual_seed(0)
         angle, radius = torch.rand(2, 512, generator=generator) * torch.tensor([[6.2832], [1.0]]) + 0.5

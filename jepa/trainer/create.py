@@ -28,7 +28,7 @@ _unnamed_in_batch = 0
 
 
 def create_trainer(
-    model: JEPA | Objective,
+    model: JEPA | Objective | nn.Module,
     objective: str = "state_pair",
     *,
     objective_options: Mapping[str, Any] | None = None,
@@ -49,8 +49,9 @@ def create_trainer(
     """A trainer with AdamW, a warm-up and cosine over the true number of steps, an EMA target, and a run folder.
 
     Args:
-        model: A `JEPA`, or an `Objective` that owns one.
-        objective: Name of the objective when `model` is a `JEPA`: `"state_pair"` or `"ijepa"`.
+        model: A `JEPA`, an `Objective` that owns one, or an encoder, which gets the usual parts of the objective.
+        objective: Name of the objective when `model` is not one: `"state_pair"`, `"ijepa"`, `"vjepa"`, `"lejepa"`,
+            `"vicreg"` or `"action_conditioned"`.
         objective_options: Its arguments, such as `{"variance_weight": 1.0}`.
         run: Name of the run, or a path. A named run that exists is continued if its parameters agree; an unnamed one
             is new. `False` writes no run folder.
@@ -66,7 +67,7 @@ def create_trainer(
         distributed: Train on all processes that torchrun started; `"auto"` does so under torchrun.
         world_size: Number of processes expected.
         local_rank: This process's number on its machine; torchrun's by default.
-        config: All options at once; options given by name change it.
+        config: All options at once, in place of those of the objective's paper; options given by name change it.
         **options: Fields of `TrainerConfig` by name, such as `learning_rate=5e-4`.
 
     Returns:
@@ -81,7 +82,7 @@ def create_trainer(
         raise ValueError(
             f"{name} is an option of the objective: pass objective_options={{{name!r}: {options[name]!r}}}"
         )
-    config = (config or TrainerConfig()).updated(options)
+    config = (config or TrainerConfig(**target.paper)).updated(options)
     chosen = _join_ranks(distributed, world_size, local_rank, device)
     target = target.to(chosen)
     optimizer = make_optimizer(target, config)

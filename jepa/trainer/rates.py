@@ -189,7 +189,8 @@ class Rates:
         if self._planned:
             warmup = round(config.warmup_fraction * total_steps)
             end = self._rate_base * config.final_learning_rate_fraction
-            schedules["learning_rate"] = warmup_cosine(self._rate_base, end, warmup, total_steps)
+            start = self._rate_base * config.start_learning_rate_fraction
+            schedules["learning_rate"] = warmup_cosine(self._rate_base, end, warmup, total_steps, start)
         if self._decay_base and config.final_weight_decay is not None:
             schedules["weight_decay"] = cosine(self._decay_base, config.final_weight_decay, total_steps)
         if "ema_momentum" in self._adjustable:

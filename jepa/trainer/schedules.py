@@ -43,13 +43,13 @@ def cosine(start: float, end: float, total_steps: int) -> Schedule:
     return lambda step: end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(step / last, 1.0)))
 
 
-def warmup_cosine(peak: float, end: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """A linear rise to `peak` over `warmup_steps` (the first step is above zero), then half a cosine to `end`."""
+def warmup_cosine(peak: float, end: float, warmup_steps: int, total_steps: int, start: float = 0.0) -> Schedule:
+    """A linear rise from `start` to `peak` over `warmup_steps` (never 0 at a step), then half a cosine to `end`."""
     descent = cosine(peak, end, total_steps - warmup_steps)
 
     def schedule(step: int) -> float:
         if step < warmup_steps:
-            return peak * (step + 1) / (warmup_steps + 1)
+            return start + (peak - start) * (step + 1) / (warmup_steps + 1)
         return descent(step - warmup_steps)
 
     return schedule

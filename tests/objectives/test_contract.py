@@ -165,7 +165,8 @@ def collapse_numbers(objective: Objective, data: Any, steps: int = 200) -> tuple
         assert torch.isfinite(result.loss), f"step {number}"
     fixed = batch_of(data, 256, seed=12345)
     views = objective.views(fixed, Draw(0, 0))
-    embedding = objective.model.embed(views["context"] if "context" in views else views["images"])
+    with torch.no_grad():
+        embedding = objective(views, hyper).embedding
     return float(embedding_std(embedding)), float(effective_rank(embedding))
 
 
