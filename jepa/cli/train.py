@@ -8,6 +8,7 @@ from typing import Any
 from jepa import distributed
 from jepa.cli.data import make_loaders, make_objective
 from jepa.config import load_config
+from jepa.objectives import get_objective
 from jepa.trainer import create_trainer
 
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train."""
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, trainer_defaults=lambda name: get_objective(name).paper)
     wish: Any = "auto" if options.distributed is None else options.distributed
     if wish is True:
         if not distributed.under_torchrun():

@@ -6,15 +6,15 @@ import inspect
 import os
 import re
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from jepa.config.run import EXAMPLES, RunConfig
-from jepa.config.schema import unknown_key_error
+from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.files import write_text
 
 
@@ -29,12 +29,19 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    trainer_defaults: Callable[[str], Mapping[str, Any]] | None = None,
+) -> RunConfig:
     """Read a run configuration.
 
     Args:
         path: A YAML file, such as `generate_config` writes.
         overrides: `"trainer.learning_rate=1e-3"` and the like, which win over the file.
+        trainer_defaults: Gives what the `trainer` section leaves out, from the name of the objective; without it
+            the defaults of `TrainerConfig` do.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,7 +59,11 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     for override in overrides:
         _override(data, override)
     try:
-        return _typed(RunConfig, data, "")
+        config: RunConfig = _typed(RunConfig, data, "")
+        if trainer_defaults is None:
+            return config
+        left_out = {**trainer_defaults(config.objective), **(data.get("trainer") or {})}
+        return replace(config, trainer=_typed(TrainerConfig, left_out, "trainer"))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 

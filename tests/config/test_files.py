@@ -238,3 +238,16 @@ def test_saving_replaces_a_file_as_a_whole(path: Path) -> None:
     save_config(replace(RunConfig(), num_epochs=2), path)
     assert load_config(path).num_epochs == 2
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_the_trainer_section_leaves_out_can_come_from_the_objective(path: Path) -> None:
+    path.write_text("objective: ijepa\ntrainer: {weight_decay: 0.2}\n", encoding="utf-8")
+    asked: list[str] = []
+
+    def defaults(name: str) -> dict[str, Any]:
+        asked.append(name)
+        return {"weight_decay": 0.04, "betas": (0.9, 0.999), "clip_grad_norm": None}
+
+    trainer = load_config(path, ["trainer.seed=3"], trainer_defaults=defaults).trainer
+    assert asked == ["ijepa"]
+    assert trainer == TrainerConfig(weight_decay=0.2, betas=(0.9, 0.999), clip_grad_norm=None, seed=3)

@@ -15,7 +15,7 @@ from torch import nn
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
 from jepa.models import JEPA, Encoder, ImageTokenizer, Predictor
-from jepa.objectives import IJEPA, StatePair
+from jepa.objectives import IJEPA, OBJECTIVES, StatePair
 from jepa.trainer import JEPATrainer, TrainerConfig, create_trainer, events
 from jepa.trainer.create import make_optimizer
 
@@ -58,6 +58,47 @@ def test_options_are_fields_of_the_configuration(make_trainer: MakeTrainer) -> N
     assert {field.name for field in fields(TrainerConfig)} <= set(parameters)
 
 
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_training_starts_from_the_options_of_the_objectives_paper(name: str) -> None:
+    cls = OBJECTIVES[name]
+    objective, _ = cls.example()
+    trainer = create_trainer(objective, run=False, device="cpu", seed=5)
+    assert trainer.config == TrainerConfig(**{**cls.paper, "seed": 5})
+    own = TrainerConfig(learning_rate=0.5)
+    assert create_trainer(objective, config=own, run=False, device="cpu").config == own
+
+
+@pytest.mark.parametrize("total", [30, 300, 3000])
+def test_the_schedules_of_ijepas_paper_fit_a_run_of_any_length(total: int) -> None:
+    objective, _ = IJEPA.example()
+    trainer = create_trainer(objective, run=False, device="cpu")
+    trainer.rates.plan(total)
+    warm, last = round(total * 40 / 300), total - 1
+    rates = [trainer.rates.learning_rate(step) for step in range(total)]
+    assert rates[0] == pytest.approx(2e-4 + 8e-4 / (warm + 1))
+    assert rates[warm] == max(rates) == pytest.approx(1e-3)
+    assert rates[last] == pytest.approx(1e-6)
+    assert rates[:warm] == sorted(rates[:warm])
+    assert rates[warm:] == sorted(rates[warm:], reverse=True)
+    momenta = [trainer.rates.ema_momentum(step) for step in (0, last // 2, last)]
+    assert momenta == pytest.approx([0.996, 0.996 + 0.004 * (last // 2) / last, 1.0])
+    decays = []
+    for step in (0, last):
+        trainer.rates.apply(step)
+        decays.append(trainer.optimizer.param_groups[0]["weight_decay"])
+    assert decays == pytest.approx([0.04, 0.4])
+    assert trainer.optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+def test_an_encoder_alone_gets_the_usual_parts_of_the_objective(make_trainer: MakeTrainer) -> None:
+    encoder = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
+    trainer = make_trainer(encoder, objective="ijepa")
+    assert trainer.model.encoder is encoder
+    assert trainer.model.predictor.grid == (4, 4)
+    with pytest.raises(ValueError, match="Sequential does not say how wide its embeddings are"):
+        make_trainer(nn.Sequential(nn.Linear(3, 3)))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -82,8 +123,8 @@ def test_distributed_outside_torchrun_gives_the_command_to_type(make_trainer: Ma
 
 
 def test_something_that_is_no_model_is_refused(make_trainer: MakeTrainer) -> None:
-    with pytest.raises(TypeError, match="expected a JEPA or an Objective, got Linear"):
-        make_trainer(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="expected a JEPA, an encoder or an Objective, got dict"):
+        make_trainer({})
 
 
 def test_an_objective_may_be_passed_instead_of_a_model(make_trainer: MakeTrainer, make_model: MakeModel) -> None:

@@ -47,6 +47,11 @@ def test_warmup_cosine_never_leaves_its_range(peak: float, end: float, total: in
     assert max(values) <= peak * (1 + 1e-12)
 
 
+def test_a_warm_up_may_begin_above_zero() -> None:
+    schedule = warmup_cosine(1.0, 0.0, 3, 10, start=0.2)
+    assert [schedule(step) for step in range(4)] == pytest.approx([0.4, 0.6, 0.8, 1.0])
+
+
 @pytest.mark.parametrize("schedule", [linear(1.0, 0.5, 1), cosine(1.0, 0.5, 1), warmup_cosine(1.0, 0.5, 0, 1)])
 def test_a_run_of_one_step_starts_at_the_start(schedule: object) -> None:
     assert schedule(0) == 1.0  # type: ignore[operator]
