@@ -155,16 +155,24 @@ def test_state_and_arguments_make_a_trip_to_files_and_back(cls: type[Objective],
     assert restored.config() == objective.config()
 
 
-def collapse_numbers(objective: Objective, data: Any, steps: int = 200) -> tuple[float, float]:
-    """Train as a run does, then embedding deviation and effective rank over a fixed batch."""
+def train(objective: Objective, data: Any, steps: int, precision: str = "fp32") -> list[float]:
+    """Train as a run does; the losses."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     hyper = {name: torch.tensor(spec.default) for name, spec in objective.hyper_parameters.items()}
-    step = TrainStep(objective, torch.optim.AdamW(parameters, lr=1e-3), torch.device("cpu"), hyper)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    step = TrainStep(objective, optimizer, torch.device("cpu"), hyper, precision=precision)
+    losses = []
     for number, batch in enumerate(endless(data, steps)):
-        result = step([batch], [Draw(0, number)], ema_momentum=0.996, clip=None)
-        assert torch.isfinite(result.loss), f"step {number}"
-    fixed = batch_of(data, 256, seed=12345)
-    views = objective.views(fixed, Draw(0, 0))
+        losses.append(step([batch], [Draw(0, number)], ema_momentum=0.996, clip=None).loss)
+        assert torch.isfinite(losses[-1]), f"step {number}"
+    return [float(loss) for loss in losses]
+
+
+def collapse_numbers(objective: Objective, data: Any, steps: int = 200) -> tuple[float, float]:
+    """Train, then embedding deviation and effective rank over a fixed batch."""
+    train(objective, data, steps)
+    hyper = {name: torch.tensor(spec.default) for name, spec in objective.hyper_parameters.items()}
+    views = objective.views(batch_of(data, 256, seed=12345), Draw(0, 0))
     with torch.no_grad():
         embedding = objective(views, hyper).embedding
     return float(embedding_std(embedding)), float(effective_rank(embedding))
@@ -195,6 +203,19 @@ def test_the_default_model_with_the_default_trainer_does_not_collapse() -> None:
         embedding = model.embed(states, which=which)
         assert embedding_std(embedding) > SMALLEST_DEVIATION
         assert effective_rank(embedding) > SMALLEST_RANK
+
+
+BF16_TOLERANCE = 0.05  # of the mean loss over a quarter of the run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [20, pytest.param(200, marks=pytest.mark.full)])
+def test_the_loss_in_bf16_follows_the_loss_in_fp32(cls: type[Objective], steps: int) -> None:
+    exact, half = (
+        torch.tensor(train(*example(cls), steps, precision)).view(4, -1).mean(1) for precision in ("fp32", "bf16")
+    )
+    assert not torch.equal(exact, half), "bf16 changed nothing"
+    torch.testing.assert_close(half, exact, rtol=BF16_TOLERANCE, atol=0)
 
 
 def test_a_collapse_would_be_seen() -> None:
