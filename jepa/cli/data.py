@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from jepa.config import DataConfig, RunConfig
@@ -41,6 +40,7 @@ def make_loaders(config: DataConfig, seed: int) -> tuple[Any, Any]:
 def make_objective(config: RunConfig) -> Objective:
     """Model and objective, initialised from the run's seed."""
     setup_reproducibility(config.trainer.seed)
-    parts: list[nn.Module] = [build(config.model.encoder), build(config.model.predictor)]
-    model = JEPA(parts[0], parts[1], config.model.target)  # type: ignore[arg-type]
+    encoder = build(config.model.encoder)
+    predictor = None if config.model.predictor is None else build(config.model.predictor)
+    model = JEPA(encoder, predictor, config.model.target)  # type: ignore[arg-type]
     return build_objective(config.objective, model, config.objective_options)

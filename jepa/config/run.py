@@ -42,12 +42,12 @@ class ModelConfig:
 
     Args:
         encoder: `type` and arguments of the encoder.
-        predictor: `type` and arguments of the predictor.
+        predictor: `type` and arguments of the predictor; `None` for methods without one.
         target: `"ema"`, `"stop_gradient"` or `"shared"`.
     """
 
     encoder: Mapping[str, Any] = field(default_factory=lambda: {"type": "Encoder", "hidden_dim": 64})
-    predictor: Mapping[str, Any] = field(default_factory=lambda: {"type": "Predictor", "hidden_dim": 64})
+    predictor: Mapping[str, Any] | None = field(default_factory=lambda: {"type": "Predictor", "hidden_dim": 64})
     target: str = "ema"
 
 

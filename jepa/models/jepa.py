@@ -62,12 +62,10 @@ class JEPA(BaseModel):
         self.target = make_target(target, encoder)
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments; `None` stands for a module that is not built in."""
-        return {
-            "encoder": describe(self.encoder),
-            "predictor": None if self.predictor is None else describe(self.predictor),
-            "target": self.target.kind,
-        }
+        """Constructor arguments; `None` stands for a module that is not built in, an absent predictor is left out."""
+        parts = {"encoder": self.encoder, "predictor": self.predictor}
+        described = {name: describe(part) for name, part in parts.items() if part is not None}
+        return {**described, "target": self.target.kind}
 
     def forward(
         self, context: Tensor, target: Tensor, *, context_mask: Tensor | None = None, target_mask: Tensor | None = None

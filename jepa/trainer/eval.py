@@ -151,10 +151,13 @@ class JEPAEvaluator:
 
 
 def _rebuild(architecture: Mapping[str, Any], path: str | os.PathLike[str]) -> JEPA:
-    missing = [name for name in ("encoder", "predictor") if architecture[name] is None]
+    missing = [name for name, spec in architecture.items() if spec is None]
     if missing:
         raise ValueError(
             f"{path} holds {' and '.join(missing)} of your own making; build the model and pass it: "
             "JEPAEvaluator.from_checkpoint(path, model=JEPA(...))"
         )
-    return JEPA(build(architecture["encoder"]), build(architecture["predictor"]), architecture["target"])
+    arguments: dict[str, Any] = {
+        name: build(spec) if isinstance(spec, Mapping) else spec for name, spec in architecture.items()
+    }
+    return JEPA(**arguments)

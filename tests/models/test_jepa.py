@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -248,3 +249,16 @@ def test_empty_loaders_and_batches_without_a_tensor_are_errors() -> None:
             method([])
         with pytest.raises(TypeError, match="tuples that begin with one, got dict"):
             method([{"x": torch.zeros(2, 3)}])
+
+
+def test_a_model_without_a_predictor_gives_embeddings_as_they_are_and_is_saved_without_one(tmp_path: Path) -> None:
+    model = JEPA(Encoder(8, depth=1), target="shared")
+    x = torch.randn(3, 8)
+    out = model(x, x)
+    assert torch.equal(out.prediction, out.context)
+    assert "predictor" not in model.config()
+    restored = JEPA.from_pretrained(model.save_pretrained(tmp_path))
+    assert restored.predictor is None
+    assert torch.equal(restored.embed(x), model.embed(x))
+    with pytest.raises(ValueError, match="masks need a predictor that fills them in"):
+        model(x, x, context_mask=torch.zeros(3, 1, dtype=torch.long), target_mask=torch.zeros(3, 1, dtype=torch.long))

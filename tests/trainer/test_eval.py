@@ -153,8 +153,8 @@ def test_a_missing_or_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_named(make_model: MakeModel, pairs: Any) -> None:
-    with pytest.raises(TypeError, match="expected a JEPA or an Objective, got Linear"):
-        JEPAEvaluator(nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a JEPA, an encoder or an Objective, got dict"):
+        JEPAEvaluator({})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown objective 'state_pare'; did you mean 'state_pair'"):
         JEPAEvaluator(make_model(), "state_pare")
     evaluator = JEPAEvaluator(make_model())
