@@ -53,8 +53,10 @@ test: lint docs notebooks  ## everything that is checked, in under 25 minutes
 	@echo "== unit tests and doctests"
 	@$(FAST) -n 2 --dist loadfile -m "$(UNIT)" tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules jepa
-	@echo "== several processes, browser, benchmarks"
-	@$(FAST) -m "(slow or distributed or browser or benchmark) and not full" tests
+	@echo "== several processes, long runs"
+	@$(FAST) -n 2 --dist loadfile -m "(slow or distributed) and not (browser or benchmark or full)" tests
+	@echo "== browser, benchmarks: alone"
+	@$(FAST) -m "(browser or benchmark) and not full" tests
 
 test-full: test  ## also the long matrices; writes the tables under docs/
 	@JEPA_WRITE_TABLES=1 $(FAST) -m "full or benchmark" tests
