@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from jepa.files import atomic_path, write_text
@@ -137,7 +138,9 @@ def unique_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file into `module`, all of it and nothing else.
+    """Load a safetensors file into `module`, all of it and nothing else, without losing digits.
+
+    A file in float64 makes the module float64; half precision is widened to the module's own type.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -155,6 +158,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     misfit = misfits(unique_state(module), tensors)
     if misfit:
         raise ValueError(f"{path} does not fit this {type(module).__name__}: {misfit}")
+    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+        module.double()
     module.load_state_dict(tensors, strict=False)
 
 

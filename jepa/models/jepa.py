@@ -1,7 +1,7 @@
 """The joint-embedding predictive model: an encoder, a predictor, and the target branch it learns from.
 
-LeCun 2022, "A path towards autonomous machine intelligence". Axes: B batch, N tokens, K context tokens or target
-blocks, M tokens of a target block, D features.
+LeCun 2022, "A path towards autonomous machine intelligence". Axes: B batch, N tokens, C context tokens,
+K target blocks, M tokens of a target block, D features.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from jepa.models.base import BaseModel, describe, register
-from jepa.models.layers import gather_tokens
 from jepa.models.target import make_target
 
 
@@ -39,8 +38,9 @@ class JEPA(BaseModel):
     Args:
         encoder: Any module that returns (B, D) or (B, N, D).
         predictor: Any module from context embeddings to predictions; with masks it is called as
-            `predictor(context, context_mask, target_mask)`. `None` for methods without one, which compare embeddings
-            as they are.
+            `predictor(context, context_mask, target_mask)`, with one row for each block of each sample unless its class
+            says `takes_blocks = True`, as `MaskedPredictor` does. `None` for methods without one, which compare
+            embeddings as they are.
         target: `"ema"` (a moving average of the encoder), `"stop_gradient"`, or `"shared"`.
     """
 
@@ -57,6 +57,12 @@ class JEPA(BaseModel):
         widths = getattr(encoder, "hidden_dim", None), getattr(predictor, "hidden_dim", None)
         if None not in widths and widths[0] != widths[1]:
             raise ValueError(f"encoder and predictor have different hidden_dim: {widths[0]} and {widths[1]}")
+        grid, other = getattr(getattr(encoder, "tokenizer", None), "grid", None), getattr(predictor, "grid", None)
+        if grid is not None and other is not None and tuple(grid) != tuple(other):
+            raise ValueError(
+                f"the encoder's token grid is {tuple(grid)}, the predictor's {tuple(other)}; build "
+                f"{type(predictor).__name__}(hidden_dim, grid={tuple(grid)})"
+            )
         self.encoder = encoder
         self.predictor = predictor
         self.target = make_target(target, encoder)
@@ -75,7 +81,7 @@ class JEPA(BaseModel):
         Args:
             context: Input of the encoder.
             target: Input of the target branch.
-            context_mask: (B, K) token positions that the encoder sees; all without masks.
+            context_mask: (B, C) token positions that the encoder sees; all without masks.
             target_mask: (B, M) positions to predict, or (B, K, M) for K blocks predicted one by one.
 
         Returns:
@@ -92,17 +98,11 @@ class JEPA(BaseModel):
         if self.predictor is None:
             raise ValueError("masks need a predictor that fills them in: JEPA(encoder, MaskedPredictor(...))")
         embedding = self.encoder(context, keep=context_mask)
-        blocks = target_mask if target_mask.ndim == 3 else target_mask.unsqueeze(1)
-        count = blocks.shape[1]
-        prediction = self.predictor(
-            embedding.repeat_interleave(count, dim=0),
-            context_mask.repeat_interleave(count, dim=0),
-            blocks.flatten(0, 1),
-        )
-        wanted = gather_tokens(self.target(target), blocks.flatten(1))
-        _check_shape(prediction, (len(embedding) * count, blocks.shape[2], embedding.shape[-1]))
+        prediction = _predict(self.predictor, embedding, context_mask, target_mask)
+        wanted = self.target(target, only=target_mask.flatten(1))
         shape = (*target_mask.shape, embedding.shape[-1])
-        return JEPAOutput(prediction.reshape(shape), wanted.reshape(shape), embedding)
+        _check_shape(prediction, shape)
+        return JEPAOutput(prediction, wanted.view(shape), embedding)
 
     def encode(
         self,
@@ -148,21 +148,30 @@ class JEPA(BaseModel):
         """`reduce` of the token embeddings, part by part, so that only what it returns is kept."""
         if which not in ("context", "target"):
             raise ValueError(f"which must be 'context' or 'target', got {which!r}")
-        encoder = self.encoder if which == "context" else self.target.encoder
-        with _evaluating(encoder), torch.no_grad():
+        branch = self.encoder if which == "context" else self.target
+        with _evaluating(self.encoder, self.target), torch.no_grad():
             if isinstance(x, Tensor):
                 parts = x.split(batch_size) if batch_size else [x]
-                return torch.cat([reduce(self._encode_batch(encoder, part)) for part in parts])
-            return _join([reduce(self._encode_batch(encoder, _first(batch))).cpu() for batch in x])
+                return torch.cat([reduce(self._encode_batch(branch, part)) for part in parts])
+            return _join([reduce(self._encode_batch(branch, _first(batch))).cpu() for batch in x])
 
-    def _encode_batch(self, encoder: nn.Module, x: Tensor) -> Tensor:
-        parameter = next(encoder.parameters(), None)
+    def _encode_batch(self, branch: nn.Module, x: Tensor) -> Tensor:
+        parameter = next(self.encoder.parameters(), None)
         if parameter is not None:
             x = x.to(parameter.device)
         if x.dtype == torch.uint8:
             x = x.float() / 255
-        tokens = encoder(x)
+        tokens = branch(x)
         return tokens.unsqueeze(1) if tokens.ndim == 2 else tokens
+
+
+def _predict(predictor: nn.Module, embedding: Tensor, context_mask: Tensor, target_mask: Tensor) -> Tensor:
+    """Target tokens from context tokens, block by block."""
+    if target_mask.ndim == 2 or getattr(predictor, "takes_blocks", False):
+        return predictor(embedding, context_mask, target_mask)
+    count = target_mask.shape[1]
+    repeated = (x.repeat_interleave(count, dim=0) for x in (embedding, context_mask))
+    return predictor(*repeated, target_mask.flatten(0, 1)).unflatten(0, (-1, count))
 
 
 def _check_shape(prediction: Tensor, wanted: tuple[int, ...]) -> None:
@@ -188,10 +197,11 @@ def _first(batch: Any) -> Tensor:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each submodule's own mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:

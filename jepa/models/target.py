@@ -1,4 +1,7 @@
-"""Where targets come from: a slowly moving copy of the encoder, or the encoder itself with or without gradient."""
+"""Where targets come from: a slowly moving copy of the encoder, or the encoder itself with or without gradient.
+
+Axes: B batch, N tokens, M wanted tokens, D features.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from jepa.models.positions import gather_tokens
 
 
 class Target(nn.Module):
@@ -35,8 +40,30 @@ class Target(nn.Module):
         """The module that encodes targets."""
         return self.source
 
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """Encode targets.
+
+        Args:
+            x: What the encoder takes.
+            only: (B, M) positions of the token embeddings that are wanted. An encoder whose class says
+                `takes_only = True`, as `Encoder` does, is called as `encoder(x, only=positions)` and spares the rest.
+
+        Returns:
+            What the encoder returns, or (B, M, D) with `only`.
+        """
+        raise NotImplementedError
+
     def update(self, momentum: float) -> None:
         """Follow the context encoder after an optimizer step."""
+
+
+def tokens_at(encoder: nn.Module, x: Tensor, only: Tensor | None) -> Tensor:
+    """Embeddings of all tokens, or of those at the positions (B, M) without more of the others than is needed."""
+    if only is None:
+        return encoder(x)
+    if getattr(encoder, "takes_only", False):
+        return encoder(x, only=only)
+    return gather_tokens(encoder(x), only)
 
 
 class SharedTarget(Target):
@@ -44,9 +71,9 @@ class SharedTarget(Target):
 
     kind = "shared"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
         """Encode with gradient."""
-        return self.source(x)
+        return tokens_at(self.source, x, only)
 
 
 class StopGradientTarget(Target):
@@ -55,19 +82,24 @@ class StopGradientTarget(Target):
     kind = "stop_gradient"
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
         """Encode without a graph."""
-        return self.source(x)
+        return tokens_at(self.source, x, only)
 
 
 class EMATarget(Target):
-    """An exponential moving average of the context encoder: `target = m * target + (1 - m) * encoder`."""
+    """An exponential moving average of the context encoder: `target = m * target + (1 - m) * encoder`.
+
+    The average of a half-precision encoder is kept in float32, where steps of one part in a thousand and less are not
+    rounded away, and encodes under autocast to the encoder's precision.
+    """
 
     kind = "ema"
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
         self.average = copy.deepcopy(encoder).requires_grad_(False)
+        self.average._apply(_widen)
         self._pairs: tuple[list[Tensor], list[Tensor], list[str]] | None = None
 
     @property
@@ -76,9 +108,13 @@ class EMATarget(Target):
         return self.average
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
         """Encode without a graph."""
-        return self.average(x)
+        half = next((source for source in self._tensors()[1] if source.dtype in HALF), None)
+        if half is None:
+            return tokens_at(self.average, x, only)
+        with torch.autocast(half.device.type, dtype=half.dtype):
+            return tokens_at(self.average, x, only).to(half.dtype)
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
@@ -89,16 +125,33 @@ class EMATarget(Target):
         """
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"EMA momentum must lie in [0, 1], got {momentum}")
-        if self._pairs is None:
-            self._pairs = [*self.average.parameters()], [*self.source.parameters()], _state_buffers(self.source)
-        averages, sources, buffers = self._pairs
+        averages, sources, buffers = self._tensors()
+        sources = [source.to(average.dtype) for average, source in zip(averages, sources, strict=True)]
         torch._foreach_lerp_(averages, sources, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
         for name in buffers:  # by name: a module may replace its buffers instead of changing them in place
             self.average.get_buffer(name).copy_(self.source.get_buffer(name))
 
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[str]]:
+        """Averages, the encoder's parameters they follow, and names of the buffers that are copied."""
+        if self._pairs is None:
+            self._pairs = [*self.average.parameters()], [*self.source.parameters()], _state_buffers(self.source)
+        return self._pairs
+
     def _apply(self, fn: Any, recurse: bool = True) -> EMATarget:
         self._pairs = None  # moving a module may replace its parameters
-        return super()._apply(fn, recurse)
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALF else moved
+
+        return super()._apply(move, recurse)
+
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _state_buffers(module: nn.Module) -> list[str]:

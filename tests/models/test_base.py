@@ -176,6 +176,14 @@ def test_saving_again_replaces_the_files_and_leaves_nothing_else(tmp_path: Path)
     assert same_state(Encoder.from_pretrained(tmp_path), model)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_float64_model_comes_back_without_losing_a_digit(name: str, tmp_path: Path) -> None:
+    model = MODELS[name]().double()
+    restored = type(model).from_pretrained(model.save_pretrained(tmp_path))
+    assert {p.dtype for p in restored.parameters()} == {torch.float64}
+    assert same_state(model, restored)
+
+
 def test_saved_weights_load_into_float32_models_from_any_precision_and_layout(tmp_path: Path) -> None:
     model = Encoder(8, 3, depth=1).bfloat16()
     model.embed.weight.data = torch.randn(3, 8, dtype=torch.bfloat16).T  # not contiguous

@@ -262,3 +262,96 @@ def test_a_model_without_a_predictor_gives_embeddings_as_they_are_and_is_saved_w
     assert torch.equal(restored.embed(x), model.embed(x))
     with pytest.raises(ValueError, match="masks need a predictor that fills them in"):
         model(x, x, context_mask=torch.zeros(3, 1, dtype=torch.long), target_mask=torch.zeros(3, 1, dtype=torch.long))
+
+
+def masks_of(batch: int, context: int = 5, blocks: tuple[int, int] = (3, 4)) -> dict[str, Tensor]:
+    """Random masks over 16 tokens; blocks of one sample overlap."""
+    return {
+        "context_mask": torch.stack([torch.randperm(16)[:context] for _ in range(batch)]),
+        "target_mask": torch.stack(
+            [torch.stack([torch.randperm(16)[: blocks[1]] for _ in range(blocks[0])]) for _ in range(batch)]
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["ema", "stop_gradient", "shared"])
+@pytest.mark.parametrize("blocks", [(2, 3), (3, 5), (4, 9)], ids=["few", "as many as there are", "more"])
+def test_targets_computed_alone_equal_the_full_computation_with_its_gradients(
+    kind: Any, blocks: tuple[int, int]
+) -> None:
+    torch.manual_seed(1)
+    model = image_model(kind).double()
+    images, masks = torch.randn(3, 1, 8, 8, dtype=torch.float64), masks_of(3, blocks=blocks)
+    out = model(images, images, **masks)
+    whole = model.target.encoder(images)
+    full = torch.stack([whole[sample, masks["target_mask"][sample]] for sample in range(3)])
+    torch.testing.assert_close(out.target, full)
+    assert out.target.requires_grad == (kind == "shared")
+    weight = torch.randn_like(full)
+    if kind == "shared":
+        parameters = list(model.encoder.parameters())
+        lean, other = (torch.autograd.grad((part * weight).sum(), parameters) for part in (out.target, full))
+        for one, two in zip(lean, other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-12)
+
+
+def test_the_target_branch_computes_each_wanted_token_once_in_its_last_block() -> None:
+    model = image_model()
+    images, seen = torch.randn(2, 1, 8, 8), []
+    model.target.encoder.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    target_mask = torch.tensor([[[0, 1, 2], [1, 2, 3]], [[5, 6, 7], [5, 6, 7]]])
+    model(images, images, context_mask=torch.tensor([[8, 9]] * 2), target_mask=target_mask)
+    assert seen == [4]
+
+
+class Wrapped(nn.Module):
+    """An encoder of a user's own: it knows masks, but not how to compute some outputs only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.inner(x, keep=keep)
+
+
+class Spread(nn.Module):
+    """A predictor of a user's own: one row of targets at a time."""
+
+    def forward(self, context: Tensor, context_mask: Tensor, target_mask: Tensor) -> Tensor:
+        assert len(context) == len(context_mask) == len(target_mask)
+        assert target_mask.ndim == 2
+        return context.mean(1, keepdim=True) * target_mask.unsqueeze(-1)
+
+
+def test_modules_that_declare_nothing_are_called_the_plain_way() -> None:
+    model = JEPA(Wrapped(), Spread())
+    images, masks = torch.randn(3, 1, 8, 8), masks_of(3)
+    out = model(images, images, **masks)
+    whole = model.target.encoder(images)
+    for sample in range(3):
+        torch.testing.assert_close(out.target[sample], whole[sample, masks["target_mask"][sample]])
+        expected = out.context[sample].mean(0) * masks["target_mask"][sample].unsqueeze(-1)
+        torch.testing.assert_close(out.prediction[sample], expected)
+
+
+def test_masks_without_a_predictor_are_refused() -> None:
+    model = JEPA(Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2)))
+    with pytest.raises(ValueError, match=r"masks need a predictor .*MaskedPredictor"):
+        model(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8), **masks_of(2))
+
+
+def test_an_encoder_and_a_predictor_of_different_grids_are_refused() -> None:
+    encoder = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
+    with pytest.raises(ValueError, match=r"grid is \(4, 4\), the predictor's \(2, 8\); build .*grid=\(4, 4\)"):
+        JEPA(encoder, MaskedPredictor(16, (2, 8)))
+
+
+def test_a_half_precision_model_trains_and_its_targets_embed() -> None:
+    model = image_model().bfloat16()
+    images, masks = torch.randn(3, 1, 8, 8).bfloat16(), masks_of(3)
+    out = model(images, images, **masks)
+    assert [part.dtype for part in out] == [torch.bfloat16] * 3
+    out.prediction.float().square().sum().backward()
+    for which in ("context", "target"):
+        assert model.embed(images, which=which).shape == (3, 16)  # type: ignore[arg-type]

@@ -3,55 +3,32 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from jepa.models.layers import (
     MLP,
     Attention,
     Block,
+    Only,
+    attend,
     default_heads,
-    gather_tokens,
+    heads_of,
     init_weights,
     make_blocks,
-    sincos_positions,
+    pick,
+    run_blocks,
 )
+from jepa.models.positions import rotary_positions
 
 
 @pytest.mark.parametrize(("dim", "heads"), [(1, 1), (48, 1), (64, 1), (128, 2), (192, 3), (200, 2), (254, 2), (384, 6)])
 def test_default_heads_hold_about_64_features_and_divide_the_width(dim: int, heads: int) -> None:
     assert default_heads(dim) == heads
     assert dim % default_heads(dim) == 0
-
-
-def test_positions_of_a_sequence_are_sines_and_cosines_of_falling_frequency() -> None:
-    table = sincos_positions((5,), 6)
-    for position in range(5):
-        angles = [position / 10000 ** (k / 3) for k in range(3)]
-        expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
-        torch.testing.assert_close(table[position], torch.tensor(expected), atol=1e-6, rtol=0)
-
-
-def test_positions_of_a_grid_are_row_major_and_share_the_features_among_the_axes() -> None:
-    rows, columns = 3, 4
-    table = sincos_positions((rows, columns), 8).view(rows, columns, 8)
-    torch.testing.assert_close(table[2, 1, :4], sincos_positions((rows,), 4)[2])
-    torch.testing.assert_close(table[2, 1, 4:], sincos_positions((columns,), 4)[1])
-    assert len(torch.unique(table.view(-1, 8), dim=0)) == rows * columns
-
-
-@pytest.mark.parametrize("dim", [1, 3, 5, 7, 10])
-@pytest.mark.parametrize("grid", [(3,), (2, 3), (2, 2, 2)])
-def test_features_that_fill_no_pair_stay_zero(grid: tuple[int, ...], dim: int) -> None:
-    table = sincos_positions(grid, dim)
-    assert table.shape == (math.prod(grid), dim)
-    filled = dim // (2 * len(grid)) * 2 * len(grid)
-    assert torch.equal(table[:, filled:], torch.zeros(len(table), dim - filled))
-    assert torch.isfinite(table).all()
 
 
 def test_attention_equals_softmax_of_scaled_products() -> None:
@@ -121,13 +98,76 @@ def test_initialisation_takes_linear_layers_without_bias_and_leaves_others_alone
     assert torch.equal(norm.weight, torch.ones(4))
 
 
-def test_gather_picks_tokens_of_each_sample_in_the_order_asked() -> None:
-    x = torch.arange(2 * 4 * 3).view(2, 4, 3)
-    picked = gather_tokens(x, torch.tensor([[3, 0], [1, 1]]))
-    assert torch.equal(picked, torch.stack([x[0, [3, 0]], x[1, [1, 1]]]))
+WANTED = [slice(2, None), torch.tensor([[4, 0, 4], [1, 2, 3]])]
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 2), (2, 2, 1)])
-def test_gather_refuses_positions_that_are_not_one_row_a_sample(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"one row of token positions a sample, (2, K), got {shape}")):
-        gather_tokens(torch.zeros(2, 4, 3), torch.zeros(shape, dtype=torch.int64))
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("only", WANTED)
+def test_wanted_tokens_alone_equal_the_full_computation_with_its_gradients(only: Only, turned: bool) -> None:
+    blocks = make_blocks(16, 2, 2, 4.0).double()
+    x = torch.randn(2, 5, 16, dtype=torch.float64, requires_grad=True)
+    rotation = rotary_positions((5,), 8).double() if turned else None
+    weight = torch.randn(pick(x, only).shape, dtype=torch.float64)
+    wanted = [x, *blocks.parameters()]
+    lean = run_blocks(blocks, x, only=only, rotation=rotation)
+    full = pick(run_blocks(blocks, x, rotation=rotation), only)
+    torch.testing.assert_close(lean, full)
+    for mine, other in zip(
+        torch.autograd.grad((lean * weight).sum(), wanted),
+        torch.autograd.grad((full * weight).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)
+
+
+def test_only_the_last_block_leaves_tokens_out() -> None:
+    blocks = make_blocks(8, 3, 1, 4.0)
+    seen: list[int] = []
+    for block in blocks:
+        block.mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    run_blocks(blocks, torch.randn(2, 6, 8), only=slice(4, None))
+    assert seen == [6, 6, 2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_blocks_computed_again_for_the_backward_pass_give_the_same_gradients(precision: str) -> None:
+    blocks = make_blocks(16, 3, 2, 4.0)
+    x = torch.randn(2, 5, 16, requires_grad=True)
+    gradients: list[tuple[Tensor, ...]] = []
+    for recompute in (False, True):
+        calls: list[int] = []
+        hooks = [block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1)) for block in blocks]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = run_blocks(blocks, x, only=slice(1, None), recompute=recompute).float().square().sum()
+        gradients.append(torch.autograd.grad(loss, [x, *blocks.parameters()]))
+        assert len(calls) == (6 if recompute else 3)
+        for hook in hooks:
+            hook.remove()
+    for kept, computed in zip(*gradients, strict=True):
+        assert torch.equal(kept, computed)
+
+
+def test_nothing_is_computed_again_where_no_gradient_is_wanted() -> None:
+    blocks = make_blocks(8, 2, 1, 4.0)
+    with torch.no_grad():
+        assert not run_blocks(blocks, torch.randn(1, 2, 8), recompute=True).requires_grad
+
+
+@pytest.mark.parametrize(("tokens", "grad"), [(5, False), (5, True), (200, False), (200, True)])
+def test_attention_is_the_same_function_in_either_precision(tokens: int, grad: bool) -> None:
+    q, k, v = torch.randn(3, 2, 2, tokens, 8, requires_grad=grad)
+    exact = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(8), -1) @ v
+    torch.testing.assert_close(attend(q, k, v), exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0.03)
+
+
+def test_heads_must_be_positive_and_divide_the_width() -> None:
+    assert heads_of(384, None) == 6
+    assert heads_of(384, 12) == 12
+    with pytest.raises(ValueError, match="num_heads must be at least 1, got 0"):
+        heads_of(8, 0)
+    with pytest.raises(ValueError, match="num_heads=3 must divide the width 8"):
+        heads_of(8, 3)

@@ -87,8 +87,8 @@ def test_buffers_outside_the_state_are_not_copied() -> None:
     target = EMATarget(encoder)
     encoder(torch.zeros(2, 9, 3))  # extends the encoder's own position table
     target.update(0.5)
-    assert len(encoder.positions) == 9
-    assert len(target.encoder.positions) == 1
+    assert len(encoder.positions.table) == 9
+    assert len(target.encoder.positions.table) == 1
 
 
 @pytest.mark.parametrize("replaces", [False, True])
@@ -175,3 +175,67 @@ def test_targets_without_an_average_use_the_encoder_itself(cls: type[SharedTarge
 def test_an_unknown_kind_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(ValueError, match="one of 'ema', 'stop_gradient', 'shared', got 'moving'"):
         make_target("moving", nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_average_of_a_half_precision_encoder_follows_where_a_half_precision_average_would_stand_still(
+    half: torch.dtype,
+) -> None:
+    encoder = nn.Linear(8, 8).to(half)
+    encoder.weight.data.fill_(1.0)
+    target = EMATarget(encoder)
+    naive = encoder.weight.detach().clone()
+    encoder.weight.data.fill_(1.5)
+    for _ in range(1000):
+        target.update(0.9995)
+        naive.lerp_(encoder.weight.detach(), 0.0005)
+    assert target.encoder.weight.dtype == torch.float32
+    expected = 1.5 - 0.5 * 0.9995**1000
+    torch.testing.assert_close(target.encoder.weight, torch.full((8, 8), expected), rtol=1e-5, atol=0)
+    assert (naive == 1.0).all()
+
+
+def test_a_model_moved_to_half_precision_keeps_its_average_exact() -> None:
+    model = JEPA(Encoder(8, 3, depth=1), Predictor(8, depth=1))
+    exact = {name: p.clone() for name, p in model.target.encoder.named_parameters()}
+    model.bfloat16()
+    model.to(torch.float16)
+    assert {p.dtype for part in (model.encoder, model.predictor) for p in part.parameters()} == {torch.float16}
+    for name, average in model.target.encoder.named_parameters():
+        assert torch.equal(average, exact[name]), name
+    model.double()
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+
+
+def test_the_average_of_a_half_precision_encoder_encodes_as_that_encoder_does() -> None:
+    encoder = Encoder(16, 3, depth=2).bfloat16()
+    target = EMATarget(encoder)
+    x = torch.randn(4, 5, 3).bfloat16()
+    embedding, own = target(x), encoder(x)
+    assert embedding.dtype == torch.bfloat16
+    assert (embedding.float() - own.float()).norm() < 0.03 * own.float().norm()
+    only = torch.tensor([[0, 3]] * 4)
+    assert torch.equal(target(x, only=only), target(x)[:, [0, 3]])
+
+
+def test_an_encoder_moved_by_itself_is_noticed() -> None:
+    encoder = nn.Linear(4, 4)
+    target = EMATarget(encoder)
+    target.update(0.5)
+    encoder.bfloat16()
+    assert target(torch.randn(2, 4).bfloat16()).dtype == torch.bfloat16
+    encoder.weight.data.fill_(2.0)
+    target.update(0.0)
+    assert (target.encoder.weight == 2.0).all()
+    assert target.encoder.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", list(TARGETS))
+@pytest.mark.parametrize("knows", [True, False])
+def test_wanted_tokens_are_those_of_the_whole_for_any_kind_and_any_encoder(kind: str, knows: bool) -> None:
+    inner = Encoder(8, 3, depth=2)
+    encoder = inner if knows else nn.Sequential(inner)
+    target = make_target(kind, encoder)
+    x, only = torch.randn(2, 5, 3), torch.tensor([[4, 1, 1], [0, 2, 3]])
+    whole = target(x)
+    torch.testing.assert_close(target(x, only=only), torch.stack([whole[0, only[0]], whole[1, only[1]]]))
