@@ -4,14 +4,14 @@ from jepa.figures.batch import batch_figure
 from jepa.figures.embeddings import embedding_map, probe_figure, project
 from jepa.figures.files import save_figure, to_png
 from jepa.figures.history import history_figure
-from jepa.figures.images import image_row, mask_coverage_figure, mask_figure
+from jepa.figures.images import coverage_figure, image_row, mask_figure
 
 __all__ = [
     "batch_figure",
+    "coverage_figure",
     "embedding_map",
     "history_figure",
     "image_row",
-    "mask_coverage_figure",
     "mask_figure",
     "probe_figure",
     "project",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,17 +41,52 @@ def mask_figure(images: Tensor, context: Tensor, target: Tensor, grid: tuple[int
     return finish(figure, height=90 + 100 * 3, width=90 + 110 * count)
 
 
-def mask_coverage_figure(context: Tensor, target: Tensor) -> Any:
-    """How often each position is context, and how often a target: two (H, W) maps of probabilities side by side."""
+def coverage_figure(coverages: Mapping[str, tuple[Tensor, Tensor]]) -> Any:
+    """How often each place is context, and how often a target: a pair of heat maps for each sampler, on one scale.
+
+    Args:
+        coverages: What `jepa.masks.coverage` gives, by the name of the sampler. Maps are (H, W), or (T, H, W), whose
+            times are put side by side.
+
+    Returns:
+        A `plotly.graph_objects.Figure` of one row a sampler.
+    """
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=1, cols=2, subplot_titles=("context", "target"), horizontal_spacing=0.08)
-    for column, share in enumerate((context, target), start=1):
-        figure.add_heatmap(
-            z=share.tolist(), zmin=0, zmax=1, colorscale="Viridis", showscale=column == 2, row=1, col=column
-        )
+    maps = [(_side_by_side(context), _side_by_side(target)) for context, target in coverages.values()]
+    if not maps:
+        raise ValueError("coverages is empty; pass {name: coverage(sampler, ...)}")
+    most = max(float(share.nan_to_num().max()) for pair in maps for share in pair)
+    figure = make_subplots(
+        rows=len(maps),
+        cols=2,
+        subplot_titles=("probability of context", "probability of target"),
+        horizontal_spacing=0.04,
+        vertical_spacing=0.06,
+    )
+    for row, pair in enumerate(maps, start=1):
+        for column, share in enumerate(pair, start=1):
+            options: dict[str, Any] = {
+                "zmin": 0,
+                "zmax": most,
+                "colorscale": "Viridis",
+                "showscale": (row, column) == (1, 2),
+            }
+            figure.add_heatmap(
+                z=share.tolist(), hovertemplate="%{z:.2f}<extra></extra>", **options, row=row, col=column
+            )
     bare_axes(figure)
-    return finish(figure, height=320, width=640)
+    for row, name in enumerate(coverages, start=1):
+        figure.update_yaxes(title_text=name, row=row, col=1)
+    wide = maps[0][0].shape[1] > 3 * maps[0][0].shape[0]
+    return finish(figure, height=80 + (110 if wide else 220) * len(maps), width=960 if wide else 620)
+
+
+def _side_by_side(share: Tensor) -> Tensor:
+    """(H, W) as it is; (T, H, W) to (H, T * (W + 1) - 1), a gap between the times."""
+    if share.ndim == 2:
+        return share
+    return torch.nn.functional.pad(share, (0, 1), value=float("nan")).transpose(0, 1).flatten(1)[:, :-1]
 
 
 def image_row(images: Tensor, titles: Sequence[str] | None = None) -> Any:

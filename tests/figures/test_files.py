@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from jepa.figures import (
+    coverage_figure,
     embedding_map,
     history_figure,
     image_row,
-    mask_coverage_figure,
     mask_figure,
     probe_figure,
     save_figure,
@@ -33,7 +33,7 @@ FIGURES: dict[str, Any] = {
     "empty history": lambda: history_figure([]),
     "map": lambda: embedding_map(torch.randn(40, 5), torch.arange(40) % 10),
     "probe": lambda: probe_figure({"trained": [90.0, 91.0], "raw": 70.0}),
-    "coverage": lambda: mask_coverage_figure(*torch.rand(2, 4, 4)),
+    "coverage": lambda: coverage_figure({"ours": tuple(torch.rand(2, 4, 4))}),
     "row": lambda: image_row(torch.rand(3, 1, 8, 8), ["a", "b", "c"]),
     "masks": lambda: mask_figure(torch.rand(4, 1, 8, 8), torch.tensor([[0]] * 4), torch.tensor([[1]] * 4), (2, 2)),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepa.figures import image_row, mask_coverage_figure, mask_figure
+from jepa.figures import coverage_figure, image_row, mask_figure, to_png
 from jepa.figures.images import as_pixels, shade, token_mask
 
 SHADE = [222, 226, 232]
@@ -74,13 +74,31 @@ def test_a_mask_figure_shows_image_context_and_targets_of_each_sample() -> None:
     assert len(mask_figure(images[:2], context[:2], target[:2, 0], (2, 2)).data) == 6
 
 
-def test_a_coverage_figure_shows_probabilities_on_one_scale() -> None:
-    context, target = torch.rand(2, 3, 4)
-    figure = mask_coverage_figure(context, target)
-    for trace, share in zip(figure.data, (context, target), strict=True):
+def test_a_coverage_figure_shows_the_probabilities_of_all_samplers_on_one_scale() -> None:
+    maps = {"ours": torch.rand(2, 3, 4) * 0.5, "theirs": torch.rand(2, 3, 4) * 0.5}
+    maps["theirs"][0, 1, 2] = 0.75
+    figure = coverage_figure({name: (context, target) for name, (context, target) in maps.items()})
+    shares = [share for pair in maps.values() for share in pair]
+    for trace, share in zip(figure.data, shares, strict=True):
         torch.testing.assert_close(torch.tensor(trace.z), share)
-        assert (trace.zmin, trace.zmax) == (0, 1)
-    assert [note.text for note in figure.layout.annotations] == ["context", "target"]
+        assert (trace.zmin, trace.zmax) == (0, 0.75)
+    assert sum(bool(trace.showscale) for trace in figure.data) == 1
+    assert [note.text for note in figure.layout.annotations] == ["probability of context", "probability of target"]
+    assert [figure.layout[name].title.text for name in ("yaxis", "yaxis3")] == ["ours", "theirs"]
+    assert to_png(figure)[:4] == b"\x89PNG"
+
+
+def test_coverage_of_a_video_shows_its_times_side_by_side() -> None:
+    context, target = torch.rand(2, 3, 2, 4)
+    figure = coverage_figure({"tubes": (context, target)})
+    shown = torch.tensor(figure.data[0].z)
+    assert shown.shape == (2, 3 * 4 + 2)
+    assert shown[:, [4, 9]].isnan().all()
+    torch.testing.assert_close(torch.stack([shown[:, :4], shown[:, 5:9], shown[:, 10:]]), context)
+    assert figure.data[0].zmax == max(context.max(), target.max())
+    assert to_png(figure)[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="coverages is empty"):
+        coverage_figure({})
 
 
 def test_an_image_row_shows_every_image_under_its_title() -> None:

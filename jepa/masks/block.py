@@ -1,0 +1,168 @@
+"""I-JEPA's multi-block masks (Assran et al. 2023, arXiv 2301.08243), unbiased and certain to end.
+
+Deliberate deviations from the published collator, whose own masks are drawn with `official=True`:
+
+1. A block may touch every border; the published draw never reaches the last row and column.
+2. Contexts of equal length are a *random* subset; the published cut keeps the first in raster order, which removes the
+   bottom of the picture.
+3. The length of the context follows from the sizes of the blocks: 99 of 100 samples have as much to keep (found once
+   for each pair of sizes by a small simulation). The published one is the shortest of the batch, so it falls with the
+   batch size, differs between ranks, and has to be read back from the device in every step.
+4. Where a sample has less, its context is completed from the positions outside the targets; the published code draws
+   again and again. A configuration that cannot hold is refused at construction.
+5. Scale and aspect ratio are drawn apart, the ratio evenly in its logarithm; the published code takes both from one
+   number, so its largest blocks are always its tallest.
+
+Axes: B batch, K target blocks, M tokens a block, C context tokens, N tokens of the grid.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from jepa.masks import published
+from jepa.masks.blocks import (
+    Masks,
+    Range,
+    Shape,
+    between,
+    block_shape,
+    check_options,
+    covered_by,
+    host_draws,
+    hundredths,
+    largest_block,
+    place,
+    ratio_between,
+    reached_by_most,
+    simulated_samples,
+    suggestion,
+)
+
+
+class BlockMaskSampler:
+    """Draws I-JEPA's masks: several target blocks, and one large context block without them.
+
+    Args:
+        grid: Rows and columns of tokens (one number for a sequence: its blocks are intervals).
+        num_targets: Target blocks a sample, K; they may overlap.
+        target_scale: Smallest and largest share of the grid a target block covers.
+        aspect_ratio: Smallest and largest height / width of a target block.
+        context_scale: Smallest and largest share of the grid the context block covers before targets are removed.
+        min_keep: Smallest number of context tokens; a tenth of the grid by default (10 in the published code).
+        official: Draw as the published code does, with its bias, for comparisons with it. Contexts may then overlap
+            with targets (a constraint is dropped after every 20 failed tries), and their length waits for the device.
+
+    Raises:
+        ValueError: A range is not ordered inside its limits, or targets could leave fewer than `min_keep` tokens of
+            context (with `official=True`: the published code could search for ever); the message says which sizes
+            would work.
+    """
+
+    def __init__(
+        self,
+        grid: Shape,
+        *,
+        num_targets: int = 4,
+        target_scale: Range = (0.15, 0.2),
+        aspect_ratio: Range = (0.75, 1.5),
+        context_scale: Range = (0.85, 1.0),
+        min_keep: int | None = None,
+        official: bool = False,
+    ) -> None:
+        if len(grid) not in (1, 2) or min(grid) < 1:
+            raise ValueError(f"grid must be one or two positive sizes, got {grid}")
+        self.grid = tuple(grid)
+        self.num_targets = num_targets
+        self.target_scale = target_scale
+        self.aspect_ratio = aspect_ratio
+        self.context_scale = context_scale
+        self.official = official
+        default = published.MIN_KEEP if official else max(1, self.tokens // 10)
+        self.min_keep = default if min_keep is None else min_keep
+        scales = {"target_scale": target_scale, "context_scale": context_scale}
+        check_options(scales, aspect_ratio, {"num_targets": num_targets, "min_keep": self.min_keep})
+        if official:
+            published.check_blocks(self.grid, target_scale, aspect_ratio, context_scale, self.min_keep)
+        else:
+            self._check_context()
+        self._lengths: dict[tuple[Shape, Shape], int] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the grid, N."""
+        return math.prod(self.grid)
+
+    def __call__(self, batch_size: int, generator: torch.Generator) -> Masks:
+        """Draw the masks of a batch on the generator's device: one block size a batch, positions a sample."""
+        if self.official:
+            return published.draw_blocks(
+                self.grid,
+                batch_size,
+                generator,
+                num_targets=self.num_targets,
+                target_scale=self.target_scale,
+                aspect_ratio=self.aspect_ratio,
+                context_scale=self.context_scale,
+                min_keep=self.min_keep,
+            )
+        scale, ratio, context_scale = host_draws(3, generator)
+        shape = block_shape(self.grid, between(self.target_scale, scale), ratio_between(self.aspect_ratio, ratio))
+        wide = 1.0 if len(self.grid) == 1 else self.grid[0] / self.grid[1]
+        context_shape = block_shape(self.grid, between(self.context_scale, context_scale), wide)
+        length = self._context_length(shape, context_shape)
+        targets = self._targets(shape, batch_size, generator)
+        if targets[0].numel() + length > self.tokens:
+            targets = self._with_room(targets, length)
+        covered = covered_by(targets.flatten(1), self.tokens)
+        return Masks(self._context(context_shape, covered, length, generator), targets)
+
+    def _targets(self, shape: Shape, count: int, generator: torch.Generator) -> Tensor:
+        """(count, K, M) positions of target blocks."""
+        return place(self.grid, shape, count * self.num_targets, generator).view(count, self.num_targets, -1)
+
+    def _context_length(self, shape: Shape, context_shape: Shape) -> int:
+        """Context tokens a sample: what 99 of 100 samples have left of their context block, at least `min_keep`."""
+        key = shape, context_shape
+        if key not in self._lengths:
+            samples, generator = simulated_samples(self.tokens), torch.Generator().manual_seed(0)
+            covered = covered_by(self._targets(shape, samples, generator).flatten(1), self.tokens)
+            left = covered_by(place(self.grid, context_shape, samples, generator), self.tokens) & ~covered
+            self._lengths[key] = max(self.min_keep, reached_by_most(left.sum(1)))
+        return self._lengths[key]
+
+    def _with_room(self, targets: Tensor, length: int) -> Tensor:
+        """Targets that leave `length` tokens free.
+
+        Where all blocks of a sample together leave too little, they move onto its first, which leaves enough.
+        """
+        covered = covered_by(targets.flatten(1), self.tokens).sum(1)
+        fits = covered <= self.tokens - length
+        return torch.where(fits.view(-1, 1, 1), targets, targets[:, :1])
+
+    def _context(self, shape: Shape, covered: Tensor, length: int, generator: torch.Generator) -> Tensor:
+        """Equally many random positions a sample: of the context block first, of the rest where that is too little."""
+        priority = torch.rand(covered.shape, generator=generator, device=covered.device)
+        if shape != self.grid:
+            priority += covered_by(place(self.grid, shape, len(covered), generator), self.tokens)
+        priority.masked_fill_(covered, -1)  # never covered ones: `length` are always free
+        return priority.topk(length, dim=1, sorted=False).indices
+
+    def _check_context(self) -> None:
+        largest, tokens = largest_block(self.grid, self.target_scale[1], self.aspect_ratio), self.tokens
+        if self.min_keep + largest <= tokens:
+            return
+        options = []
+        for scale in hundredths(downwards=True):
+            if largest_block(self.grid, scale, self.aspect_ratio) + self.min_keep <= tokens:
+                options.append(f"target_scale up to {scale:.2f}")
+                break
+        if tokens > largest:
+            options.append(f"min_keep up to {tokens - largest}")
+        raise ValueError(
+            f"a target block may cover {largest} of the {tokens} tokens of grid {self.grid}, which leaves fewer than "
+            f"min_keep={self.min_keep} as context; {suggestion(*options)}"
+        )

@@ -1,0 +1,160 @@
+"""The masks of the published codes, with the same distribution and therefore the same bias: for parity studies only.
+
+I-JEPA (arXiv 2301.08243): scale and aspect ratio from one number; no block reaches the last row or column; a context of
+`min_keep` tokens or fewer is drawn again, and after every 20 tries one target fewer is kept free; all contexts are cut
+to the shortest of the batch, in raster order. V-JEPA (arXiv 2404.08471): contexts and targets are cut to the shortest
+of the batch, in raster order, which begins with the first frame. What a loop did there is one draw of all tries here.
+
+Axes: B batch, K target blocks, L constraint levels, N tokens of the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa.masks.blocks import (
+    Masks,
+    Range,
+    Shape,
+    between,
+    covered_by,
+    host_draws,
+    hundredths,
+    place,
+    suggestion,
+)
+
+MIN_KEEP = 10
+TRIES = 20  # before a constraint is dropped
+
+
+def block_shape(grid: Shape, scale: Range, aspect_ratio: Range, share: float) -> Shape:
+    """Sides of a block of an image, always below those of the grid; one number decides scale and ratio."""
+    area = int(math.prod(grid) * between(scale, share))
+    ratio = between(aspect_ratio, share)
+    return tuple(
+        min(round(math.sqrt(wanted)), size - 1) for wanted, size in zip((area * ratio, area / ratio), grid, strict=True)
+    )
+
+
+def draw_blocks(
+    grid: Shape,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    num_targets: int,
+    target_scale: Range,
+    aspect_ratio: Range,
+    context_scale: Range,
+    min_keep: int,
+) -> Masks:
+    """A batch of I-JEPA's masks; options as in `BlockMaskSampler`."""
+    target_share, context_share = host_draws(2, generator)
+    tokens = math.prod(grid)
+    shape = block_shape(grid, target_scale, aspect_ratio, target_share)
+    targets = place(grid, shape, batch_size * num_targets, generator, unreached=1).view(batch_size, num_targets, -1)
+    taken = covered_by(targets, tokens).cumsum(1, dtype=torch.int32).flip(1) > 0
+    taken = F.pad(taken, (0, 0, 0, 1))  # (B, K + 1, N): by all targets, by all but the last, ..., by none
+    shape = block_shape(grid, context_scale, (1.0, 1.0), context_share)
+    kept = _first_that_keeps(grid, shape, taken, min_keep, generator)
+    return Masks(_first_in_raster_order(kept), targets)
+
+
+def _first_that_keeps(grid: Shape, shape: Shape, taken: Tensor, min_keep: int, generator: torch.Generator) -> Tensor:
+    """(B, N) bool: the first of 20 tries a level that leaves a block more than `min_keep` tokens, without the taken."""
+    batch, levels, tokens = taken.shape
+    device = generator.device
+    free = (~taken).float().view(batch * levels, 1, *grid)
+    left = F.avg_pool2d(free, list(shape), stride=1, divisor_override=1)[..., :-1, :-1]  # at every reachable place
+    columns = left.shape[-1]
+    left = left.reshape(batch, levels, -1)
+    tries = torch.randint(left.shape[2], (batch, levels, TRIES), generator=generator, device=device)
+    works = (left.gather(2, tries) > min_keep).flatten(1)
+    first = (works * torch.arange(levels * TRIES, 0, -1, device=device)).argmax(1, keepdim=True)
+    corner = tries.flatten(1).gather(1, first)
+    rows, cols = (torch.arange(side, device=device) for side in shape)
+    corner = corner // columns * grid[1] + corner % columns
+    block = corner + (rows.unsqueeze(1) * grid[1] + cols).flatten()
+    level = (first // TRIES).unsqueeze(2).expand(-1, 1, tokens)
+    return covered_by(block, tokens) & ~taken.gather(1, level).squeeze(1)
+
+
+def _first_in_raster_order(mask: Tensor) -> Tensor:
+    """(B, C) positions: as many of the first ones as the shortest row of the batch has. Waits for the device."""
+    tokens = mask.shape[1]
+    positions = torch.where(mask, torch.arange(tokens, device=mask.device), tokens)
+    return positions.sort(dim=1).values[:, : int(mask.sum(1).min())]
+
+
+def draw_tubes(draw: Callable[[], Tensor]) -> Masks:
+    """A batch of V-JEPA's masks.
+
+    Args:
+        draw: Gives (B, N) bool, what the blocks of each sample cover together; called again while a sample has no
+            context (the published loop; ended after 20 rounds, far beyond what any usable configuration needs).
+    """
+    covered = draw()
+    for _ in range(TRIES):
+        whole = covered.all(1, keepdim=True)
+        if not whole.any():
+            break
+        covered = torch.where(whole, draw(), covered)
+    return Masks(_first_in_raster_order(~covered), _first_in_raster_order(covered))
+
+
+def check_blocks(grid: Shape, target_scale: Range, aspect_ratio: Range, context_scale: Range, min_keep: int) -> None:
+    """Raise a ValueError where the published code could not draw a block, or would try for ever."""
+    if len(grid) != 2 or min(grid) < 2:
+        raise ValueError(
+            f"official=True draws the published masks of images, at least (2, 2) tokens large, got grid {grid}; leave "
+            "it off for a sequence"
+        )
+    for name, scale, ratio in (
+        ("target_scale", target_scale, aspect_ratio),
+        ("context_scale", context_scale, (1.0, 1.0)),
+    ):
+        smallest = smallest_block(grid, scale, ratio)
+        if smallest > min_keep:
+            continue
+        options = ["official=False"]
+        if low := _lowest(grid, scale, ratio, min_keep):
+            options.append(f"{name} from {low:.2f}")
+        if smallest > 1:
+            options.append(f"min_keep up to {smallest - 1}")
+        raise ValueError(
+            f"with {name}={scale} on grid {grid} the published code may draw a block of {smallest} "
+            f"token{'' if smallest == 1 else 's'}, and would then search for ever for one of more than min_keep={min_keep}; {suggestion(*options)}"
+        )
+
+
+def smallest_block(grid: Shape, scale: Range, aspect_ratio: Range) -> int:
+    """Tokens of the smallest block that may be drawn."""
+    area, (low, high) = math.prod(grid), aspect_ratio
+    areas = range(int(area * scale[0]), int(area * scale[1]) + 1)
+    steps = {0.0, 1.0}
+    if scale[1] > scale[0]:
+        steps |= {(tokens / area - scale[0]) / (scale[1] - scale[0]) for tokens in areas}
+    if high > low:  # height and width are rounded: between two of these shares neither changes
+        ratios = [ratio for tokens in areas for ratio in _ratios(tokens, max(grid))]
+        steps |= {(ratio - low) / (high - low) for ratio in ratios}
+    inside = sorted(step for step in steps if 0 <= step <= 1)
+    shares = [*inside, *((first + second) / 2 for first, second in itertools.pairwise(inside))]
+    return min(math.prod(block_shape(grid, scale, aspect_ratio, share)) for share in shares)
+
+
+def _ratios(tokens: int, sides: int) -> list[float]:
+    """Aspect ratios at which a rounded side of a block of that many tokens changes."""
+    squares = [(side + 0.5) ** 2 for side in range(sides)] if tokens else []
+    return [ratio for square in squares for ratio in (square / tokens, tokens / square)]
+
+
+def _lowest(grid: Shape, scale: Range, aspect_ratio: Range, min_keep: int) -> float | None:
+    """The smallest lower end of `scale`, in hundredths, that would be accepted."""
+    lows = (low for low in hundredths(downwards=False) if low > scale[0])
+    return next((low for low in lows if smallest_block(grid, (low, max(low, scale[1])), aspect_ratio) > min_keep), None)
