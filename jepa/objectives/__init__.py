@@ -9,11 +9,17 @@ from typing import Any
 from torch import nn
 
 from jepa.models.jepa import JEPA
+from jepa.objectives.action_conditioned import ActionConditioned
 from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
 from jepa.objectives.ijepa import IJEPA
+from jepa.objectives.lejepa import LeJEPA
 from jepa.objectives.state_pair import StatePair
+from jepa.objectives.vicreg import VICReg
+from jepa.objectives.vjepa import VJEPA
 
-OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (StatePair, IJEPA)}
+OBJECTIVES: dict[str, type[Objective]] = {
+    cls.name: cls for cls in (StatePair, ActionConditioned, IJEPA, VJEPA, LeJEPA, VICReg)
+}
 
 
 def get_objective(name: str) -> type[Objective]:
@@ -55,11 +61,15 @@ def as_objective(model: JEPA | Objective | nn.Module, name: str, options: Mappin
 __all__ = [
     "IJEPA",
     "OBJECTIVES",
+    "VJEPA",
+    "ActionConditioned",
     "Draw",
     "HyperParameter",
+    "LeJEPA",
     "Losses",
     "Objective",
     "StatePair",
+    "VICReg",
     "Views",
     "as_objective",
     "build_objective",

@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa.distributed import world_size
 from jepa.models.jepa import JEPA, JEPAOutput
-from jepa.regularizers import covariance, variance
+from jepa.regularizers import CovarianceNormalization, covariance, variance
 
 Views = dict[str, Tensor]
 
@@ -104,6 +103,9 @@ class Objective(nn.Module, ABC):
         layout: The batch it takes, in words, e.g. `"(state_t, state_t1)"`; shown when a batch does not fit.
         targets: Kinds of `model.target` it can train with.
         hyper_parameters: What may be changed while training, by name.
+        batch_statistics: Whether the loss holds statistics of a whole batch, so that accumulating the gradients of
+            several batches is not the same as training with one larger batch; or the names of the hyper-parameters that
+            weigh such terms: it does not while these are 0.
         paper: Training options (fields of `TrainerConfig`) of the paper, as shares of a run of any length;
             `create_trainer` starts from them.
     """
@@ -112,6 +114,7 @@ class Objective(nn.Module, ABC):
     layout: ClassVar[str]
     targets: ClassVar[tuple[str, ...]] = ("ema",)
     hyper_parameters: dict[str, HyperParameter] = {}
+    batch_statistics: ClassVar[bool | tuple[str, ...]] = False
     paper: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: JEPA, **weights: float) -> None:
@@ -191,8 +194,10 @@ def grid_of(encoder: nn.Module) -> tuple[int, ...]:
     """Sizes of the token grid of an encoder: of its tokenizer, or of itself.
 
     Raises:
-        ValueError: It has none, so there is nothing to mask.
+        ValueError: It has none, so there is nothing to mask, or says itself why tokens cannot be hidden from it.
     """
+    if why := getattr(encoder, "no_masks", ""):
+        raise ValueError(why)
     grid = getattr(getattr(encoder, "tokenizer", None) or encoder, "grid", None)
     if grid is None:
         raise ValueError("masks need a grid of tokens: give the encoder a tokenizer, e.g. ImageTokenizer(28, 4)")
@@ -215,28 +220,29 @@ def describe_batch(batch: Any) -> str:
     return f"a {type(batch).__name__}"
 
 
-def smooth_l1_losses(out: JEPAOutput, hyper: Mapping[str, Tensor]) -> Losses:
+def smooth_l1_losses(
+    out: JEPAOutput, hyper: Mapping[str, Tensor], normalization: CovarianceNormalization = "mean"
+) -> Losses:
     """Smooth-L1 (beta 1) between prediction and layer-normalised target, plus variance and covariance terms.
 
     Args:
         out: Of the model; prediction and target (..., D), context (B, D) or (B, N, D), which is averaged over tokens.
         hyper: Holds `variance_weight` and `covariance_weight`.
+        normalization: Of the covariance term, see `jepa.regularizers.covariance`.
     """
-    prediction = F.smooth_l1_loss(_widen(out.prediction), _widen(F.layer_norm(out.target, out.target.shape[-1:])))
-    embedding = _widen(out.context if out.context.ndim == 2 else out.context.mean(dim=1))
-    spread, redundancy = _spread(embedding)
+    embedding = pooled(out.context)
+    prediction = F.smooth_l1_loss(widen(out.prediction), widen(F.layer_norm(out.target, out.target.shape[-1:])))
+    spread, redundancy = variance(embedding), covariance(embedding, normalization=normalization)
     loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
     terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
     return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
 
 
-def _spread(embedding: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and covariance term; both 0 for a global batch of one sample (the last of an epoch), which has none."""
-    if len(embedding) * world_size() < 2:
-        return embedding.new_zeros(()), embedding.new_zeros(())
-    return variance(embedding), covariance(embedding)
+def pooled(embedding: Tensor) -> Tensor:
+    """One vector a sample, (B, D), in at least float32: of (B, N, D) the mean over tokens."""
+    return widen(embedding if embedding.ndim == 2 else embedding.mean(dim=1))
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """Half precision to float32; anything else as it is."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,8 +1,10 @@
 """I-JEPA: predict the embeddings of hidden blocks of an image from the visible rest.
 
-Assran et al. 2023 (arXiv 2301.08243). Deviations: the masks are unbiased (see `jepa.masks`), and variance and
-covariance terms (VICReg, arXiv 2105.04906) on the mean context embedding may be added. The paper has none, and their
-weights are 0 unless set; on small data sets, where the EMA target alone collapses, they help.
+Assran et al. 2023 (arXiv 2301.08243). Deviations: the masks are unbiased (see `jepa.masks`; `official_masks=True` draws
+the published ones), and variance and covariance terms (VICReg, arXiv 2105.04906) on the mean context embedding may be
+added. The paper has none, and their weights are 0 unless set; on small data sets, where the EMA target alone collapses,
+they help. They are statistics of the whole batch: accumulating the gradients of several batches is not the same as one
+larger batch.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from jepa.masks import BlockMaskSampler, Masks
+from jepa.masks import BlockMaskSampler
 from jepa.models.jepa import JEPA
 from jepa.models.predictor import MaskedPredictor, Predictor
 from jepa.objectives.base import (
@@ -27,6 +29,7 @@ from jepa.objectives.base import (
     smooth_l1_losses,
     width_of,
 )
+from jepa.regularizers import CovarianceNormalization, check_normalization
 
 
 class IJEPA(Objective):
@@ -39,14 +42,33 @@ class IJEPA(Objective):
         aspect_ratio: Height / width of a target block, smallest and largest.
         context_scale: Share of the grid of the context block, smallest and largest.
         min_keep: Smallest number of context tokens; a tenth of the grid by default.
+        official_masks: Draw the masks of the published code, with its bias, for comparisons with it.
+        normalization: Of the covariance term: `"mean"` over the pairs of features, or `"paper"`, their sum divided by
+            the width.
         **weights: `variance_weight` and `covariance_weight`.
+
+    Class attributes:
+        paper: 300 epochs, 40 of them warm-up, for ViT-H/14 on ImageNet with a global batch of 2,048 images.
     """
 
     name = "ijepa"
     layout = "images (B, C, H, W) or series (B, C, T), or a tuple that begins with them (labels are not looked at)"
     hyper_parameters = {
         "variance_weight": HyperParameter(0.0, 0.0, 1e3, "VICReg variance term, deviation 1"),
-        "covariance_weight": HyperParameter(0.0, 0.0, 1e3, "VICReg covariance term, sum / D"),
+        "covariance_weight": HyperParameter(0.0, 0.0, 1e3, "VICReg covariance term"),
+    }
+    batch_statistics = ("variance_weight", "covariance_weight")
+    paper = {
+        "learning_rate": 1e-3,
+        "start_learning_rate_fraction": 0.2,
+        "warmup_fraction": 40 / 300,
+        "final_learning_rate_fraction": 1e-3,
+        "weight_decay": 0.04,
+        "final_weight_decay": 0.4,
+        "betas": (0.9, 0.999),
+        "ema_momentum": 0.996,
+        "final_ema_momentum": 1.0,
+        "clip_grad_norm": None,
     }
 
     def __init__(
@@ -58,17 +80,21 @@ class IJEPA(Objective):
         aspect_ratio: tuple[float, float] = (0.75, 1.5),
         context_scale: tuple[float, float] = (0.85, 1.0),
         min_keep: int | None = None,
+        official_masks: bool = False,
+        normalization: CovarianceNormalization = "mean",
         **weights: float,
     ) -> None:
+        check_normalization(normalization, CovarianceNormalization)
         super().__init__(model, **weights)
         grid = grid_of(model.encoder)
-        if isinstance(model.predictor, Predictor):
-            raise ValueError(f"objective 'ijepa' needs MaskedPredictor(hidden_dim, grid={grid}), got a Predictor")
-        if isinstance(model.predictor, MaskedPredictor) and model.predictor.grid != grid:
+        if len(grid) > 2:
+            raise ValueError(f"objective 'ijepa' masks images and series, got a token grid {grid}; use 'vjepa'")
+        if model.predictor is None or isinstance(model.predictor, Predictor):
             raise ValueError(
-                f"the encoder's token grid is {grid}, the predictor's {model.predictor.grid}; build "
-                f"MaskedPredictor(hidden_dim, grid={grid})"
+                f"objective 'ijepa' needs MaskedPredictor(hidden_dim, grid={grid}), got "
+                f"{'no predictor' if model.predictor is None else 'a Predictor'}"
             )
+        self.normalization: CovarianceNormalization = normalization
         self.masks = BlockMaskSampler(
             grid,
             num_targets=num_targets,
@@ -76,6 +102,7 @@ class IJEPA(Objective):
             aspect_ratio=aspect_ratio,
             context_scale=context_scale,
             min_keep=min_keep,
+            official=official_masks,
         )
 
     @classmethod
@@ -92,28 +119,30 @@ class IJEPA(Objective):
             "aspect_ratio": list(masks.aspect_ratio),
             "context_scale": list(masks.context_scale),
             "min_keep": masks.min_keep,
+            "official_masks": masks.official,
+            "normalization": self.normalization,
             **super().config(),
         }
 
     def views(self, batch: Any, draw: Draw) -> Views:
         """Images to `images` and the positions `context_mask` (B, C) and `target_mask` (B, K, M).
 
-        Masks are drawn for the global batch and sliced, so any number of ranks sees the same ones. They are drawn on
-        the CPU, where the generator gives the same numbers on every machine.
+        Masks are drawn on the images' device for the global batch and sliced, so any number of ranks sees the same
+        ones. Generators of different kinds of devices give different numbers.
         """
         images = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(images, Tensor) or images.ndim < 3:
             raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
-        masks = self.masks(draw.global_size(len(images)), draw.generator())
-        mine = Masks(*(mask[draw.rows(len(images))].to(images.device) for mask in masks))
-        return {"images": as_float(images), "context_mask": mine.context, "target_mask": mine.target}
+        masks = self.masks(draw.global_size(len(images)), draw.generator(images.device))
+        context, target = (mask[draw.rows(len(images))] for mask in masks)
+        return {"images": as_float(images), "context_mask": context, "target_mask": target}
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
         out = self.model(
             views["images"], views["images"], context_mask=views["context_mask"], target_mask=views["target_mask"]
         )
-        return smooth_l1_losses(out, hyper)
+        return smooth_l1_losses(out, hyper, self.normalization)
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:
@@ -124,4 +153,4 @@ class IJEPA(Objective):
         tokenizer = ImageTokenizer(8, 2)
         encoder = Encoder(48, depth=2, num_heads=3, tokenizer=tokenizer)
         predictor = MaskedPredictor(48, tokenizer.grid, depth=1)
-        return cls(JEPA(encoder, predictor), variance_weight=1.0, covariance_weight=0.04), digits("train")
+        return cls(JEPA(encoder, predictor), variance_weight=1.0, covariance_weight=2.5), digits("train")

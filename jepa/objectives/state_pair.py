@@ -1,7 +1,8 @@
 """State pair: predict the embedding of the next state from the present one. The default objective.
 
-An EMA target (as in BYOL, Grill et al. 2020, arXiv 2006.07733, and I-JEPA, arXiv 2301.08243) with a small
-variance-covariance term (VICReg, arXiv 2105.04906) on the context embedding, so that it does not collapse.
+An EMA target (as in BYOL, Grill et al. 2020, arXiv 2006.07733, and I-JEPA, arXiv 2301.08243) with small
+variance and covariance terms (VICReg, arXiv 2105.04906) on the context embedding, so that it does not collapse. They
+are statistics of the whole batch: accumulating the gradients of several batches is not the same as one larger batch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jepa.objectives.base import (
     smooth_l1_losses,
     width_of,
 )
+from jepa.regularizers import CovarianceNormalization, check_normalization
 
 
 class StatePair(Objective):
@@ -32,6 +34,8 @@ class StatePair(Objective):
 
     Args:
         model: Its encoder takes one state, its predictor maps embeddings to embeddings.
+        normalization: Of the covariance term: `"mean"` over the pairs of features, or `"paper"`, their sum divided by
+            the width, whose weight is 0.04 (VICReg's, relative to the variance) unless given.
         **weights: `variance_weight` and `covariance_weight`.
     """
 
@@ -40,8 +44,20 @@ class StatePair(Objective):
     targets = ("ema", "stop_gradient", "shared")
     hyper_parameters = {
         "variance_weight": HyperParameter(1.0, 0.0, 1e3, "VICReg variance term, deviation 1"),
-        "covariance_weight": HyperParameter(0.04, 0.0, 1e3, "VICReg covariance term, sum / D"),
+        "covariance_weight": HyperParameter(2.5, 0.0, 1e3, "VICReg covariance term"),
     }
+    batch_statistics = ("variance_weight", "covariance_weight")
+
+    def __init__(self, model: JEPA, *, normalization: CovarianceNormalization = "mean", **weights: float) -> None:
+        check_normalization(normalization, CovarianceNormalization)
+        if normalization == "paper":
+            weights = {"covariance_weight": 0.04, **weights}
+        super().__init__(model, **weights)
+        self.normalization: CovarianceNormalization = normalization
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments besides the model."""
+        return {"normalization": self.normalization, **super().config()}
 
     @classmethod
     def model_for(cls, encoder: nn.Module) -> JEPA:
@@ -58,7 +74,7 @@ class StatePair(Objective):
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
         out = self.model(views["context"], views["target"])
-        return smooth_l1_losses(out, hyper)
+        return smooth_l1_losses(out, hyper, self.normalization)
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

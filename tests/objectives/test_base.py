@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from jepa.models import JEPA, Encoder, Predictor
-from jepa.objectives import IJEPA, Draw, HyperParameter, Objective, StatePair, get_objective
+from jepa.objectives import IJEPA, OBJECTIVES, Draw, HyperParameter, Objective, StatePair, get_objective
 
 
 def model(target: str = "ema") -> JEPA:
@@ -19,7 +22,7 @@ def test_objectives_are_found_by_name_and_the_nearest_is_named() -> None:
     assert get_objective("ijepa") is IJEPA
     with pytest.raises(ValueError, match="unknown objective 'i_jepa'; did you mean 'ijepa'"):
         get_objective("i_jepa")
-    with pytest.raises(ValueError, match="unknown objective 'xyz'; known: state_pair, ijepa"):
+    with pytest.raises(ValueError, match=f"unknown objective 'xyz'; known: {', '.join(OBJECTIVES)}"):
         get_objective("xyz")
 
 
@@ -33,7 +36,7 @@ def test_a_hyper_parameter_takes_its_limits_and_nothing_beyond() -> None:
 
 def test_weights_change_this_objective_only_and_are_kept_by_its_config() -> None:
     objective = StatePair(model(), variance_weight=3)
-    assert objective.config() == {"variance_weight": 3.0, "covariance_weight": 0.04}
+    assert objective.config() == {"normalization": "mean", "variance_weight": 3.0, "covariance_weight": 2.5}
     assert StatePair.hyper_parameters["variance_weight"].default == 1.0
     assert StatePair(model(), **objective.config()).config() == objective.config()
 
@@ -83,3 +86,53 @@ def test_samples_are_counted_by_the_first_part_of_a_batch() -> None:
     objective = StatePair(JEPA(nn.Linear(2, 2), nn.Linear(2, 2)))
     assert objective.samples((torch.zeros(5, 2), torch.zeros(5, 2))) == 5
     assert objective.samples(torch.zeros(7, 2)) == 7
+
+
+# Accumulation
+
+
+def in_float64(batch: Any) -> Any:
+    if isinstance(batch, list):
+        return [in_float64(part) for part in batch]
+    if batch.dtype == torch.uint8:
+        return batch.double() / 255
+    return batch.double() if batch.is_floating_point() else batch
+
+
+def rows_of(batch: Any, rows: slice) -> Any:
+    return [rows_of(part, rows) for part in batch] if isinstance(batch, list) else batch[rows]
+
+
+def gradient(objective: Objective, losses: list[Tensor]) -> Tensor:
+    """Of the mean of losses, all parameters in one row."""
+    objective.zero_grad()
+    torch.stack(losses).mean().backward()
+    return torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_two_accumulated_batches_equal_one_of_both_unless_the_objective_says_not(name: str, weighted: bool) -> None:
+    torch.manual_seed(0)
+    objective, data = OBJECTIVES[name].example()
+    objective.double()
+    whole = in_float64(default_collate([data[index] for index in range(16)]))
+    batch = whole if isinstance(whole, list) else [whole]
+    hyper = {key: torch.tensor(spec.default or min(spec.high, 0.5)) for key, spec in objective.hyper_parameters.items()}
+    statistics = objective.batch_statistics
+    terms = () if isinstance(statistics, bool) else statistics
+    assert set(terms) <= set(hyper)
+    if not weighted:
+        hyper.update({key: torch.tensor(0.0) for key in terms})
+
+    def loss(part: Any, draw: Draw) -> Tensor:
+        return objective(objective.views(part if isinstance(whole, list) else part[0], draw), hyper).loss
+
+    at_once = gradient(objective, [loss(batch, Draw(0, 0))])
+    halves = [rows_of(batch, slice(8 * half, 8 * half + 8)) for half in (0, 1)]
+    accumulated = gradient(objective, [loss(half, Draw(0, 0, rank, 2)) for rank, half in enumerate(halves)])
+    difference = float((accumulated - at_once).abs().max() / at_once.abs().max())
+    if statistics is True or (terms and weighted):
+        assert difference > 1e-4
+    else:
+        assert difference < 1e-9

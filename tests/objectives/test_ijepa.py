@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer
+from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer, VideoTokenizer
 from jepa.objectives import IJEPA, Draw, Losses
+from jepa.trainer import create_trainer
 
 
 def model(width: int = 16) -> JEPA:
@@ -54,11 +55,53 @@ def test_the_loss_equals_the_formula_block_by_block() -> None:
     prediction = torch.stack(errors).mean().item()
     matrix = torch.cov(torch.stack(embeddings).T)
     hinge = sum(max(0.0, 1 - math.sqrt(v + 1e-4)) for v in matrix.diagonal().tolist()) / 16
-    redundancy = float((matrix**2).sum() - (matrix.diagonal() ** 2).sum()) / 16
+    redundancy = float((matrix**2).sum() - (matrix.diagonal() ** 2).sum()) / (16 * 15)
     terms = {"prediction": prediction, "variance": hinge, "covariance": redundancy}
     assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(terms, rel=1e-9)
     assert losses.loss.item() == pytest.approx(prediction + 0.5 * hinge + 0.25 * redundancy, rel=1e-9)
     torch.testing.assert_close(losses.embedding, torch.stack(embeddings))
+
+
+def test_a_loss_by_hand() -> None:
+    class Numbers(nn.Module):
+        """An encoder whose embeddings are (0, its pixel), and a predictor that answers (0, 3)."""
+
+        grid = (2,)
+        hidden_dim = 2
+
+        def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+            tokens = torch.stack([torch.zeros_like(x[:, 0]), x[:, 0]], dim=-1)
+            return tokens if keep is None else tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, 2))
+
+    class Three(nn.Module):
+        def forward(self, context: Tensor, context_mask: Tensor, target_mask: Tensor) -> Tensor:
+            return torch.tensor([0.0, 3.0]).expand(*target_mask.shape, 2)
+
+    objective = IJEPA(JEPA(Numbers(), Three()), num_targets=2, target_scale=(0.5, 0.5))
+    series = torch.tensor([[[4.0, 4.0]], [[-4.0, -4.0]]])
+    losses = step(objective, series, Draw(0, 0), hyper(0.5, 0.25))
+    # targets normalise to (-1, 1) and (1, -1), up to eps: errors (1, 2) and (1, 4), of which a half is quadratic
+    assert losses.terms["prediction"].item() == pytest.approx((0.5 + 1.5 + 0.5 + 3.5) / 4, abs=1e-5)
+    # embeddings (0, 4) and (0, -4): variances 0 and 32
+    assert losses.terms["variance"].item() == pytest.approx((1 - 0.01) / 2)
+    assert losses.terms["covariance"].item() == 0
+    assert losses.loss.item() == pytest.approx(1.5 + 0.5 * 0.495, abs=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["mean", "paper"])
+def test_gradients_of_a_tiny_model_agree_with_differences(normalization: Any) -> None:
+    tokenizer = SeriesTokenizer(4, 1)
+    net = JEPA(Encoder(4, depth=1, tokenizer=tokenizer), MaskedPredictor(4, (4,), depth=1, predictor_dim=2)).double()
+    objective = IJEPA(net, num_targets=2, normalization=normalization)
+    for parameter in net.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    views = objective.views(torch.randn(3, 1, 4, dtype=torch.float64), Draw(0, 0))
+
+    def loss(weight: Tensor, token: Tensor) -> Tensor:
+        changed = {"model.encoder.embed.weight": weight, "model.predictor.mask_tokens": token}
+        return torch.func.functional_call(objective, changed, (views, hyper(1.0, 1.0))).loss
+
+    assert torch.autograd.gradcheck(loss, (net.encoder.embed.weight, net.predictor.mask_tokens))
 
 
 def test_weights_are_zero_unless_set() -> None:
@@ -148,12 +191,59 @@ def test_a_predictor_of_the_user_is_called_with_both_masks() -> None:
     assert all(parameter.grad is not None for parameter in net.predictor.parameters())
 
 
+def test_the_paper_option_draws_the_published_masks() -> None:
+    tokenizer = ImageTokenizer(28, 2)
+    net = JEPA(Encoder(8, depth=1, tokenizer=tokenizer), MaskedPredictor(8, tokenizer.grid, depth=1))
+    images = torch.rand(16, 1, 28, 28)
+    reached = {}
+    for official in (False, True):
+        objective = IJEPA(net, official_masks=official)
+        assert objective.config()["official_masks"] is official
+        assert IJEPA(net, **objective.config()).masks.official is official
+        masks = torch.cat([objective.views(images, Draw(0, batch))["context_mask"].flatten() for batch in range(20)])
+        reached[official] = bool((masks // 14 == 13).any())
+    assert reached == {False: True, True: False}, "the published masks never reach the last row"
+    with pytest.raises(ValueError, match="the published code may draw a block of"):
+        IJEPA(model(), official_masks=True)
+
+
+def test_a_run_starts_from_the_schedule_of_the_paper() -> None:
+    config = create_trainer(IJEPA(model()), run=False).config
+    rates = (
+        config.learning_rate * config.start_learning_rate_fraction,
+        config.learning_rate,
+        config.learning_rate * config.final_learning_rate_fraction,
+    )
+    assert rates == pytest.approx((2e-4, 1e-3, 1e-6))
+    assert config.warmup_fraction == pytest.approx(40 / 300)
+    assert (config.weight_decay, config.final_weight_decay) == (0.04, 0.4)
+    assert (config.ema_momentum, config.final_ema_momentum) == (0.996, 1.0)
+    assert config.betas == (0.9, 0.999)
+    assert config.clip_grad_norm is None
+
+
+def test_the_usual_model_around_an_encoder_trains() -> None:
+    encoder = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
+    trainer = create_trainer(encoder, "ijepa", run=False)
+    assert isinstance(trainer.objective, IJEPA)
+    assert isinstance(trainer.objective.model.predictor, MaskedPredictor)
+    trainer.train([torch.rand(4, 1, 8, 8)] * 2, num_epochs=1)
+    assert trainer.step == 2
+
+
 def test_models_without_a_grid_or_with_two_are_refused() -> None:
     with pytest.raises(ValueError, match=r"give the encoder a tokenizer, e.g. ImageTokenizer\(28, 4\)"):
         IJEPA(JEPA(Encoder(16, 4, depth=1), Predictor(16, depth=1)))
     with pytest.raises(ValueError, match="give the encoder a tokenizer"):
         IJEPA(JEPA(nn.Linear(4, 16), nn.Linear(16, 16)))
     encoder = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
+    with pytest.raises(ValueError, match=r"needs MaskedPredictor\(hidden_dim, grid=\(4, 4\)\), got a Predictor"):
+        IJEPA(JEPA(encoder, Predictor(16, depth=1)))
+    with pytest.raises(ValueError, match="got no predictor"):
+        IJEPA(JEPA(encoder))
+    video = Encoder(16, depth=1, tokenizer=VideoTokenizer(4, 8, 2, channels=1))
+    with pytest.raises(ValueError, match=r"got a token grid \(2, 4, 4\); use 'vjepa'"):
+        IJEPA(JEPA(video, MaskedPredictor(16, (2, 4, 4), depth=1)))
     message = r"grid is \(4, 4\), the predictor's \(2, 8\); build MaskedPredictor\(hidden_dim, grid=\(4, 4\)\)"
     with pytest.raises(ValueError, match=message):
         IJEPA(JEPA(encoder, MaskedPredictor(16, (2, 8))))
@@ -168,6 +258,7 @@ def test_mask_options_are_checked_and_survive_a_config() -> None:
         "aspect_ratio": (0.5, 2.0),
         "context_scale": (0.7, 0.9),
         "min_keep": 3,
+        "normalization": "paper",
         "variance_weight": 2.0,
     }
     objective = IJEPA(model(), **options)

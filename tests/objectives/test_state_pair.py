@@ -15,15 +15,16 @@ from jepa.objectives import Draw, StatePair
 DRAW = Draw(seed=0, batch=0)
 
 
-def hyper(variance: float = 1.0, covariance: float = 0.04) -> dict[str, Tensor]:
+def hyper(variance: float = 1.0, covariance: float = 2.5) -> dict[str, Tensor]:
     values = {"variance_weight": variance, "covariance_weight": covariance}
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 def reference(
-    prediction: Tensor, target: Tensor, context: Tensor, variance: float, covariance: float
+    prediction: Tensor, target: Tensor, context: Tensor, variance: float, covariance: float, paper: bool
 ) -> dict[str, float]:
     """The loss in plain Python numbers, from tensors of shape (B, D) or (B, N, D)."""
+    pairs = context.shape[-1] * (1 if paper else context.shape[-1] - 1)
     errors = []
     for p, t in zip(prediction.flatten(0, -2).tolist(), target.flatten(0, -2).tolist(), strict=True):
         mean = sum(t) / len(t)
@@ -37,7 +38,7 @@ def reference(
     terms = {
         "prediction": sum(errors) / len(errors),
         "variance": sum(hinges) / len(hinges),
-        "covariance": float((matrix**2).sum() - (matrix.diagonal() ** 2).sum()) / len(matrix),
+        "covariance": float((matrix**2).sum() - (matrix.diagonal() ** 2).sum()) / pairs,
     }
     loss = terms["prediction"] + variance * terms["variance"] + covariance * terms["covariance"]
     return {"loss": loss, **terms}
@@ -45,16 +46,20 @@ def reference(
 
 @pytest.mark.parametrize("kind", ["ema", "stop_gradient", "shared"])
 @pytest.mark.parametrize("shape", [(6, 3), (6, 4, 3)])
-def test_the_loss_equals_the_formula(shape: tuple[int, ...], kind: Any) -> None:
+@pytest.mark.parametrize("normalization", ["mean", "paper"])
+def test_the_loss_equals_the_formula(shape: tuple[int, ...], kind: Any, normalization: Any) -> None:
     model = JEPA(Encoder(8, 3, depth=1), Predictor(8, depth=1), target=kind).double()
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    objective = StatePair(model)
+    objective = StatePair(model, normalization=normalization)
     before, after = torch.randn(2, *shape, dtype=torch.float64)
     losses = objective(objective.views((before, after), DRAW), hyper(1.5, 0.2))
     with torch.no_grad():
         context = model.encoder(before)
-        expected = reference(model.predictor(context), model.target.encoder(after), context, 1.5, 0.2)
+        predictor = model.predictor
+        assert predictor is not None
+        paper = normalization == "paper"
+        expected = reference(predictor(context), model.target.encoder(after), context, 1.5, 0.2, paper)
     assert losses.loss.item() == pytest.approx(expected.pop("loss"), rel=1e-10)
     assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(expected, rel=1e-10)
     torch.testing.assert_close(losses.embedding, context if context.ndim == 2 else context.mean(1))
@@ -74,6 +79,15 @@ def test_the_loss_of_a_batch_computed_by_hand() -> None:
     assert losses.terms["variance"].item() == pytest.approx((0 + 0.99) / 2)
     assert losses.terms["covariance"].item() == 0
     assert losses.loss.item() == pytest.approx(4.5 / 4 + 2 * 0.495, abs=1e-4)
+
+
+def test_the_weight_of_the_paper_goes_with_its_normalization() -> None:
+    model = JEPA(nn.Linear(3, 8), nn.Linear(8, 8))
+    assert StatePair(model).config() == {"normalization": "mean", "variance_weight": 1.0, "covariance_weight": 2.5}
+    assert StatePair(model, normalization="paper").config()["covariance_weight"] == 0.04
+    assert StatePair(model, normalization="paper", covariance_weight=1).config()["covariance_weight"] == 1
+    with pytest.raises(ValueError, match="normalization must be one of 'mean', 'paper', got 'sum'"):
+        StatePair(model, normalization="sum")  # type: ignore[arg-type]
 
 
 def test_zero_weights_leave_the_prediction_alone() -> None:
