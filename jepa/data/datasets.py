@@ -1,142 +1,168 @@
-"""Turn what people have (arrays, files, folders, datasets) into data a loader can serve, and one real set of images."""
+"""Turn what people have (arrays, files, folders, frames, datasets) into data a loader can serve."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from jepa.data.memory import MemoryLoader
+from jepa.data.arrays import ArrayDataset, as_tensor, check_lengths, open_arrays
+from jepa.data.huggingface import HuggingFaceDataset, HuggingFaceStream
+from jepa.data.images import IMAGE_SUFFIXES, ImageFolder
+from jepa.data.lazy import LazyDataset, states_deterministic
+from jepa.data.memory import BatchGenerator, MemoryLoader
+from jepa.data.optional import optional
+from jepa.data.videos import VIDEO_SUFFIXES, VideoClips
+from jepa.data.windows import series_windows
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-
-
-def digits(
-    split: Literal["train", "test", "all"] = "all", *, test_fraction: float = 0.25, seed: int = 0
-) -> TensorDataset:
-    """scikit-learn's 1,797 handwritten digits, without a download.
-
-    Args:
-        split: Which part; parts keep the shares of the ten classes.
-        test_fraction: Share of the test part.
-        seed: Decides which images are in which part.
-
-    Returns:
-        Images (N, 1, 8, 8) uint8, the original 0..16 scaled to 0..255, and labels (N,) int64.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise ImportError("digits need scikit-learn: pip install 'jepa-lab[eval]'") from error
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
-    pixels, classes = load_digits(return_X_y=True)
-    pixels, classes = np.asarray(pixels).reshape(-1, 1, 8, 8), np.asarray(classes, np.int64)
-    images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8))
-    labels = torch.from_numpy(classes)
-    if split == "all":
-        return TensorDataset(images, labels)
-    parts = train_test_split(np.arange(len(labels)), test_size=test_fraction, stratify=classes, random_state=seed)
-    index = torch.from_numpy(np.sort(parts[0 if split == "train" else 1]))
-    return TensorDataset(images[index], labels[index])
+TABLE_SUFFIXES = (".csv", ".parquet")
+MEMORY = 2 * 2**30
+"""Bytes that are taken into memory unless told otherwise, in each process: 2 GiB."""
 
 
-def load_data(source: Any, *, size: int | tuple[int, int] | None = None) -> Dataset[Any]:
-    """A `Dataset` over an array, a tensor, a tuple of those, an `.npy` file, a folder of images, or a `Dataset`.
+def load_data(source: Any, *, memory: float = MEMORY, **options: Any) -> Dataset[Any]:
+    """A `Dataset` over whatever there is: in memory where it fits there, else read sample by sample.
+
+    - An array, a tensor or a tuple of those: itself.
+    - An `.npy` file or a `numpy.memmap`: the array. An `.npz` file: its arrays (option `keys`).
+    - A folder of images: `ImageFolder` (`size`, `labels`).
+    - A video or a folder of videos: `VideoClips` (`num_frames`, `stride`, `size`, ...).
+    - A `pandas.DataFrame`, a `.csv` or a `.parquet` file: `series_windows` (`length`, `stride`, `columns`, ...).
+    - A `datasets.Dataset` or the folder of one: `HuggingFaceDataset` (`columns`, `size`).
+    - A `datasets.IterableDataset`: `HuggingFaceStream` (`columns`, `length`, `size`).
+    - A `Dataset`: itself.
 
     Args:
-        source: The data. A folder is searched for images in all its subfolders, in the order of their paths.
-        size: Height and width to which images of a folder are resized, one number or (H, W); without it they must
-            have one size.
+        source: The data.
+        memory: What takes more bytes than this once it is decoded (2 GiB by default) stays on the disk. The size is
+            reckoned from the first sample. Arrays and tensors that are in memory already stay there.
+        **options: Of the adapter that the source needs.
 
     Returns:
-        A dataset; files are loaded into memory as (N, ...) tensors, images as uint8 (N, C, H, W). Float64 arrays of
-        numpy become float32 (torch's default); pass a tensor to keep them.
+        A `TensorDataset` of what is in memory, images as uint8 (N, C, H, W), else the adapter. Float64 arrays of numpy
+        become torch's default type; pass a tensor to keep them.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or no image in it.
-        ValueError: Arrays differ in length or images in size, an image is damaged, or the file is not a plain array.
-        TypeError: Nothing that can be used as data.
+        FileNotFoundError: There is no such file or folder, or nothing usable in it.
+        ValueError: Something in the data does not fit together or is damaged; the message names it.
+        TypeError: Nothing that can be used as data, or an option that it does not have.
     """
-    if isinstance(source, Dataset):
-        return source
-    if isinstance(source, Tensor | np.ndarray):
-        return _dataset(source)
-    if isinstance(source, tuple | list) and source and all(isinstance(part, Tensor | np.ndarray) for part in source):
-        return _dataset(*source)
+    dataset = _open(source, memory, options)
+    if isinstance(dataset, LazyDataset) and states_deterministic(dataset) and dataset.nbytes <= memory:
+        return dataset.load()
+    return dataset
+
+
+def _open(source: Any, memory: float, options: dict[str, Any]) -> Dataset[Any]:
     if isinstance(source, str | os.PathLike):
-        return _load_path(Path(source), (size, size) if isinstance(size, int) else size)
+        return _open_path(Path(source), memory, options)
+    adapter = _adapter(source)
+    if adapter is not None:
+        return adapt(adapter, source, options)
+    if isinstance(source, Dataset):
+        return adapt(_itself, source, options)
+    if isinstance(source, Tensor | np.ndarray):
+        return adapt(_arrays, (source,), options, memory)
+    if isinstance(source, tuple | list) and source and all(isinstance(part, Tensor | np.ndarray) for part in source):
+        return adapt(_arrays, source, options, memory)
     raise TypeError(
-        f"cannot use a {type(source).__name__} as data; pass an array, a tensor, a tuple of those, a .npy file, a "
-        "folder of images, or a Dataset"
+        f"cannot use a {type(source).__name__} as data; pass an array, a tensor, a tuple of those, a file, a folder of "
+        "images or videos, a DataFrame, or a Dataset"
     )
 
 
-def _dataset(*arrays: Tensor | np.ndarray) -> TensorDataset:
-    lengths = [len(array) if array.ndim else None for array in arrays]
-    if None in lengths or len(set(lengths)) > 1:
-        shapes = ", ".join(str(tuple(array.shape)) for array in arrays)
-        raise ValueError(f"arrays must have equal length along their first axis, got shapes {shapes}")
-    return TensorDataset(*map(_tensor, arrays))
+def _adapter(source: Any) -> Callable[..., Dataset[Any]] | None:
+    """For the objects of optional libraries, which were imported if there is one of their objects."""
+    known = {
+        ("pandas", "DataFrame"): series_windows,
+        ("datasets", "Dataset"): HuggingFaceDataset,
+        ("datasets", "DatasetDict"): HuggingFaceDataset,  # which says to choose a part
+        ("datasets", "IterableDataset"): HuggingFaceStream,
+    }
+    for (module, name), adapter in known.items():
+        if module in sys.modules and isinstance(source, getattr(sys.modules[module], name, ())):
+            return adapter
+    return None
 
 
-def _tensor(array: Tensor | np.ndarray) -> Tensor:
-    """Tensors as they are; numpy's float64, which is rarely meant, in torch's default precision."""
-    if isinstance(array, np.ndarray) and array.dtype == np.float64:
-        return torch.from_numpy(array).to(torch.get_default_dtype())
-    return torch.as_tensor(array)
-
-
-def _load_path(path: Path, size: tuple[int, int] | None) -> Dataset[Any]:
+def _open_path(path: Path, memory: float, options: dict[str, Any]) -> Dataset[Any]:
+    suffix = path.suffix.lower()
     if path.is_dir():
-        return TensorDataset(_load_images(path, size))
+        return adapt(_folder_adapter(path), path, options)
     if not path.is_file():
         raise FileNotFoundError(f"no file or folder {path} (looked from {Path.cwd()})")
-    if path.suffix != ".npy":
-        raise ValueError(f"{path} is not a .npy file or a folder of images; save arrays with numpy.save")
-    try:
-        with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                raise TypeError(f"it holds a {type(array).__name__}")
-            return _dataset(array)
-    except (ValueError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} is not a plain array ({error}); save it again with numpy.save") from error
+    if suffix in (".npy", ".npz"):
+        return _arrays(adapt(open_arrays, path, options, memory=memory), memory)
+    if suffix in VIDEO_SUFFIXES:
+        return adapt(VideoClips, path, options)
+    if suffix in TABLE_SUFFIXES:
+        pandas = optional("pandas", "tables", "data")
+        return adapt(series_windows, (pandas.read_csv if suffix == ".csv" else pandas.read_parquet)(path), options)
+    raise ValueError(
+        f"{path} is no kind of file that is known (.npy, .npz, {', '.join(TABLE_SUFFIXES + VIDEO_SUFFIXES)}), nor a "
+        "folder; save arrays with numpy.save"
+    )
 
 
-def _load_images(folder: Path, size: tuple[int, int] | None) -> Tensor:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("folders of images need Pillow: pip install 'jepa-lab[eval]'") from error
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"no image in {folder}; known suffixes: {', '.join(IMAGE_SUFFIXES)}")
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                picture = image.convert("L" if image.mode in ("1", "L") else "RGB")
-        except OSError as error:
-            raise ValueError(f"{file} is not an image that can be read ({error}); repair or remove it") from error
-        array = np.asarray(picture if size is None else picture.resize((size[1], size[0])))
-        images.append(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
-        if images[-1].shape != images[0].shape:
-            raise ValueError(
-                f"{file} has shape {images[-1].shape}, {files[0]} has {images[0].shape} (C, H, W); pass size=(H, W) to "
-                "resize, and keep grey and colour images apart"
-            )
-    return torch.from_numpy(np.stack(images))
+def _folder_adapter(folder: Path) -> Callable[..., Dataset[Any]]:
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return HuggingFaceDataset
+    suffixes = {file.suffix.lower() for file in folder.rglob("*")}
+    images, videos = suffixes & set(IMAGE_SUFFIXES), suffixes & set(VIDEO_SUFFIXES)
+    if images and videos:
+        raise ValueError(
+            f"{folder} holds images and videos; say which are meant: jepa.data.ImageFolder(folder), or "
+            "jepa.data.VideoClips(folder)"
+        )
+    if not images and not videos:
+        raise FileNotFoundError(
+            f"no image or video in {folder}; known suffixes: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+        )
+    return ImageFolder if images else VideoClips
+
+
+def _itself(dataset: Dataset[Any]) -> Dataset[Any]:
+    return dataset
+
+
+def _arrays(arrays: Any, memory: float) -> Dataset[Any]:
+    check_lengths(*arrays)
+    maps = [array for array in arrays if isinstance(array, np.memmap)]
+    if sum(array.nbytes for array in maps) > memory:
+        return ArrayDataset(*map(np.asanyarray, arrays))
+    return TensorDataset(*(as_tensor(np.array(each) if isinstance(each, np.memmap) else each) for each in arrays))
+
+
+def adapt(adapter: Callable[..., Any], source: Any, options: dict[str, Any], *fixed: Any, **more: Any) -> Any:
+    """Call an adapter.
+
+    Args:
+        adapter: Takes `source`, then `*fixed`, then options by name.
+        source: The data.
+        options: From the user.
+        *fixed: Not for the user to choose.
+        **more: Likewise.
+
+    Raises:
+        TypeError: It does not have one of the options.
+    """
+    known = [name for name in list(inspect.signature(adapter).parameters)[1 + len(fixed) :] if name not in more]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            kind = adapter.__name__.strip("_")
+            raise TypeError(f"data of this kind ({kind}) has no option {name!r}; {hint}")
+    return adapter(source, *fixed, **more, **options)
 
 
 def make_loader(
@@ -145,26 +171,46 @@ def make_loader(
     batch_size: int = 64,
     shuffle: bool = True,
     drop_last: bool = False,
-    transform: Callable[[Any, torch.Generator], Any] | None = None,
+    transform: Callable[[Any, BatchGenerator], Any] | None = None,
+    device: torch.device | str | None = None,
     num_workers: int = 0,
-    size: int | tuple[int, int] | None = None,
+    memory: float = MEMORY,
+    **options: Any,
 ) -> MemoryLoader | DataLoader[Any]:
-    """A loader over anything `load_data` takes: in memory where it fits there, a `DataLoader` for other datasets.
+    """A loader over anything `load_data` takes: a `MemoryLoader` for what fits in memory, else a `DataLoader`.
 
     Args:
         source: See `load_data`.
         batch_size: Samples a batch, per process.
-        shuffle: Whether each epoch has its own order.
+        shuffle: Whether each epoch has its own order; a stream has its own in any case.
         drop_last: Leave out the last batch where it is smaller.
         transform: For whole batches in memory, see `MemoryLoader`; a dataset of yours transforms its own samples.
+        device: Where data in memory is kept, see `MemoryLoader`.
         num_workers: Worker processes of a `DataLoader`.
-        size: See `load_data`.
+        memory: See `load_data`: what takes more bytes than this is read while training. Every process has its own.
+        **options: See `load_data`.
     """
-    dataset = load_data(source, size=size)
+    dataset = load_data(source, memory=memory, **options)
     if isinstance(dataset, TensorDataset):
         return MemoryLoader(
-            *dataset.tensors, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, transform=transform
+            *dataset.tensors,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            transform=transform,
+            device=device,
         )
-    if transform is not None:
-        raise ValueError("transform= works on whole batches in memory; let your dataset transform its samples")
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
+    for name, value in {"transform": transform, "device": device}.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}= works on whole batches in memory, and this data is read sample by sample; let your dataset "
+                "transform its samples, or raise memory= if the data fits there"
+            )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle and not isinstance(dataset, IterableDataset),
+        drop_last=drop_last,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from jepa.files import atomic_path
+from jepa.data.cache import Arrays, cached
+from jepa.data.optional import optional
 
 
 def pendulum_pairs(
@@ -35,34 +33,13 @@ def pendulum_pairs(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    path = Path(cache) if cache is not None else None
-    pairs = _read(path, num_steps, seed) if path is not None and path.exists() else None
-    if pairs is None:
-        pairs = _simulate(num_steps, seed)
-        if path is not None:
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, before=pairs[0], after=pairs[1], arguments=np.array([num_steps, seed]))
-    return TensorDataset(torch.from_numpy(pairs[0]), torch.from_numpy(pairs[1]))
+    arguments = {"num_steps": num_steps, "seed": seed}
+    pairs = cached(cache, arguments, lambda: _simulate(num_steps, seed), "simulating")
+    return TensorDataset(torch.from_numpy(pairs["before"]), torch.from_numpy(pairs["after"]))
 
 
-def _read(path: Path, num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            arguments = tuple(kept["arguments"].tolist())
-            if arguments == (num_steps, seed):
-                return kept["before"], kept["after"]
-        reason = f"was made with (num_steps, seed) = {arguments}"
-    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        reason = f"cannot be read ({error})"
-    warnings.warn(f"{path} {reason}; simulating again and replacing it", stacklevel=3)
-    return None
-
-
-def _simulate(num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        import gymnasium
-    except ImportError as error:
-        raise ImportError("rollouts need gymnasium: pip install 'jepa-lab[world]'") from error
+def _simulate(num_steps: int, seed: int) -> Arrays:
+    gymnasium = optional("gymnasium", "rollouts", "world")
     environment = gymnasium.make("Pendulum-v1")
     environment.action_space.seed(seed)
     before = np.empty((num_steps, 3), np.float32)
@@ -75,4 +52,4 @@ def _simulate(num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if terminated or truncated:
             state, _ = environment.reset()
     environment.close()
-    return before, after
+    return {"before": before, "after": after}

@@ -22,8 +22,10 @@ from torch.utils.data import (
     default_collate,
 )
 
+from jepa.data.lazy import states_deterministic
 from jepa.data.memory import MemoryLoader
 from jepa.data.sampler import ResumableSampler, mixed_seed
+from jepa.data.stream import ShardedStream, StreamSource, like
 
 
 class BatchSource(Protocol):
@@ -46,27 +48,32 @@ class BatchSource(Protocol):
         ...
 
 
-def as_source(loader: Any, *, seed: int, rank: int = 0, world_size: int = 1) -> BatchSource:
+def as_source(
+    loader: Any, *, seed: int, rank: int = 0, world_size: int = 1, device: torch.device | None = None
+) -> BatchSource:
     """A source over any loader.
 
     A `MemoryLoader` and a `DataLoader` with one of torch's own samplers are read in an order that is a function of
-    (seed, epoch), and continue in mid-epoch at once. Anything else that can be iterated again and again is read as
-    it comes, and skipped forward to continue.
+    (seed, epoch), and continue in mid-epoch at once. A `DataLoader` over a `ShardedStream` is shared out by the stream.
+    Anything else that can be iterated again and again is read as it comes, and skipped forward to continue.
 
     Args:
         loader: `DataLoader`, `MemoryLoader`, or any re-iterable of batches.
         seed: The run's seed.
         rank: This process.
         world_size: Number of processes.
+        device: Where a `MemoryLoader` delivers (and transforms) batches, unless it has its own wish.
 
     Raises:
         TypeError: Not something that can be iterated again and again.
         ValueError: It holds no batch, or does not share its data out among several processes.
     """
     if isinstance(loader, MemoryLoader):
-        return MemorySource(loader, loader.sampler(seed=seed, rank=rank, world_size=world_size))
+        return MemorySource(loader, loader.sampler(seed=seed, rank=rank, world_size=world_size), device)
     if isinstance(loader, DataLoader) and _has_standard_sampler(loader):
         return DataLoaderSource(loader, seed=seed, rank=rank, world_size=world_size)
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardedStream):
+        return StreamSource(loader, rank=rank, world_size=world_size)
     if isinstance(loader, Dataset | Tensor):
         raise TypeError(
             f"got a {type(loader).__name__}, not a loader of batches; wrap it: "
@@ -96,15 +103,16 @@ def _has_standard_sampler(loader: DataLoader[Any]) -> bool:
 class MemorySource:
     """A `MemoryLoader`, read by position."""
 
-    def __init__(self, loader: MemoryLoader, sampler: ResumableSampler) -> None:
+    def __init__(self, loader: MemoryLoader, sampler: ResumableSampler, device: torch.device | None = None) -> None:
         self._loader = loader
         self._sampler = sampler
+        self._device = device
         self.batches_per_epoch: int | None = len(sampler)
         self.notes: list[str] = []
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch from number `start` on."""
-        return self._loader.batches(self._sampler, epoch, start)
+        return self._loader.batches(self._sampler, epoch, start, self._device)
 
     def describe(self, epoch: int, batch: int) -> str:
         """Which samples a batch holds."""
@@ -136,23 +144,12 @@ class DataLoaderSource:
         self._order = _KeyedBatches(self._sampler)
         own = loader.collate_fn
         collate: Any = _collate_plainly if own is default_collate else _SeededCollate(own, seed)
-        options: dict[str, Any] = {}
-        if loader.num_workers > 0:
-            options = {
-                "prefetch_factor": loader.prefetch_factor,
-                "persistent_workers": loader.persistent_workers,
-                "multiprocessing_context": loader.multiprocessing_context,
-            }
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader = like(
+            loader,
             _KeyedDataset(loader.dataset, None if _is_deterministic(loader.dataset) else seed),
             batch_sampler=self._order,
             collate_fn=collate,
-            num_workers=loader.num_workers,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
             generator=torch.Generator().manual_seed(mixed_seed(seed, rank)),
-            **options,
         )
         self.batches_per_epoch: int | None = len(self._sampler)
         self.notes: list[str] = []
@@ -273,7 +270,7 @@ def _is_deterministic(dataset: Any) -> bool:
     """Whether reading a sample twice gives the same for certain; a subclass may augment."""
     if type(dataset) is Subset:
         return _is_deterministic(dataset.dataset)
-    return type(dataset) is TensorDataset
+    return type(dataset) is TensorDataset or states_deterministic(dataset)
 
 
 def _collate_plainly(batch: _KeyedSamples) -> Any:

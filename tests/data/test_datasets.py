@@ -1,58 +1,43 @@
-"""Whatever people have, as a dataset or a loader, and the digits."""
+"""Whatever people have, as a dataset or a loader: in memory where it fits there."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from jepa.data import MemoryLoader, digits, load_data, make_loader
+from jepa.data import (
+    ArrayDataset,
+    HuggingFaceDataset,
+    ImageFolder,
+    MemoryLoader,
+    SeriesWindows,
+    VideoClips,
+    digits,
+    load_data,
+    make_loader,
+    minari_trajectories,
+    series,
+    series_windows,
+    trajectories,
+)
+from tests.data.videos import write_video
 
 
 def tensors(source: Any, **options: Any) -> tuple[Tensor, ...]:
     dataset = load_data(source, **options)
     assert isinstance(dataset, TensorDataset)
     return dataset.tensors
-
-
-def test_digits_are_the_known_images_scaled_to_bytes() -> None:
-    images, labels = digits().tensors
-    pixels, classes = load_digits(return_X_y=True)
-    assert images.shape == (1797, 1, 8, 8)
-    assert images.dtype == torch.uint8
-    assert labels.dtype == torch.int64
-    expected = np.floor(pixels.reshape(-1, 1, 8, 8) / 16 * 255 + 0.5)
-    assert torch.equal(images, torch.from_numpy(expected.astype(np.uint8)))
-    assert (int(images.min()), int(images.max())) == (0, 255)
-    assert torch.equal(labels, torch.from_numpy(classes))
-
-
-def test_digits_are_split_without_overlap_and_with_equal_shares_of_the_classes() -> None:
-    (train, train_labels), (test, test_labels) = digits("train").tensors, digits("test").tensors
-    assert (len(train), len(test)) == (1347, 450)
-    every = sorted(image.numpy().tobytes() for image in digits().tensors[0])
-    assert sorted(image.numpy().tobytes() for image in torch.cat([train, test])) == every
-    shares = torch.bincount(test_labels) / torch.bincount(torch.cat([train_labels, test_labels]))
-    assert (shares - 0.25).abs().max() < 0.005
-
-
-def test_digits_split_depends_on_its_seed_only() -> None:
-    assert torch.equal(digits("test").tensors[0], digits("test").tensors[0])
-    assert not torch.equal(digits("test", seed=1).tensors[0], digits("test").tensors[0])
-    assert len(digits("test", test_fraction=0.5)) == 899
-
-
-def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="split must be 'train', 'test' or 'all', got 'val'"):
-        digits("val")  # type: ignore[arg-type]
 
 
 def test_arrays_and_tensors_become_datasets_without_a_copy() -> None:
@@ -144,7 +129,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, cut: int) -> None:
 def test_missing_files_and_folders_without_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*nothing.npy \(looked from "):
         load_data(tmp_path / "nothing.npy")
-    with pytest.raises(FileNotFoundError, match=r"no image in .*; known suffixes: .png, .jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no image or video in .*; known suffixes: .png, .jpg.*.mp4"):
         load_data(tmp_path)
 
 
@@ -179,9 +164,9 @@ def test_a_file_that_holds_no_plain_array_is_refused(tmp_path: Path, content: st
 
 
 def test_other_file_types_are_refused_with_the_next_move(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"data.csv is not a .npy file or a folder of images; save arrays with numpy"):
-        load_data(tmp_path / "data.csv")
+    (tmp_path / "data.dat").write_text("1,2")
+    with pytest.raises(ValueError, match=r"data.dat is no kind of file that is known \(.npy, .npz, .csv.*numpy.save"):
+        load_data(tmp_path / "data.dat")
 
 
 @pytest.mark.parametrize("source", [5, None, [], ("a", "b"), [1, 2]])
@@ -224,3 +209,126 @@ def test_loader_over_another_dataset_is_a_dataloader() -> None:
     assert [batch.tolist() for batch in loader] == [[0, 1, 4, 9], [16, 25]]
     with pytest.raises(ValueError, match="let your dataset transform its samples"):
         make_loader(Squares(), transform=lambda x, _: x)
+
+
+def test_what_does_not_fit_in_memory_is_read_from_where_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(40, dtype=np.float32).reshape(10, 4))
+    for number in range(10):
+        picture(tmp_path / "images" / f"{number}.png", value=number)
+    for source, nbytes, kind in [("a.npy", 160, ArrayDataset), ("images", 240, ImageFolder)]:
+        kept = load_data(tmp_path / source, memory=nbytes)
+        assert isinstance(kept, TensorDataset)
+        read = load_data(tmp_path / source, memory=nbytes - 1)
+        assert isinstance(read, kind)
+        assert isinstance(make_loader(tmp_path / source, memory=nbytes), MemoryLoader)
+        loader = make_loader(tmp_path / source, memory=nbytes - 1, batch_size=10, shuffle=False)
+        assert isinstance(loader, DataLoader)
+        (batch,) = loader
+        assert torch.equal(batch, kept.tensors[0])
+
+
+def test_maps_are_read_into_memory_where_they_fit(tmp_path: Path) -> None:
+    source = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=(6, 2))
+    source[:] = np.arange(12).reshape(6, 2)
+    (kept,) = tensors(source, memory=12)
+    source[0] = 99
+    assert kept.tolist()[0] == [0, 1], "a copy"
+    mapped = load_data((source, torch.arange(6)), memory=11)
+    assert isinstance(mapped, ArrayDataset)
+    assert [part.tolist() for part in mapped[0]] == [[99, 99], 0]
+
+
+def test_a_dataset_that_can_be_loaded_is_loaded_but_not_one_that_may_augment(tmp_path: Path) -> None:
+    class Augmented(ImageFolder):
+        pass
+
+    picture(tmp_path / "1.png")
+    assert isinstance(load_data(ImageFolder(tmp_path)), TensorDataset)
+    assert isinstance(load_data(Augmented(tmp_path)), Augmented)
+
+
+def test_tables_and_frames_become_windows(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"a": np.arange(6.0), "b": -np.arange(6.0)})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    for source in (frame, tmp_path / "table.csv"):
+        (windows,) = tensors(source, length=3)
+        assert windows.tolist() == [[[0, 1, 2], [0, -1, -2]], [[3, 4, 5], [-3, -4, -5]]]
+        assert isinstance(load_data(source, length=3, memory=1), SeriesWindows)
+
+
+def test_hugging_face_datasets_come_as_objects_or_folders(tmp_path: Path) -> None:
+    dataset = datasets.Dataset.from_dict({"x": [1, 2, 3], "y": [4, 5, 6]})
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    for source in (dataset, tmp_path / "saved"):
+        (x,) = tensors(source, columns=["x"])
+        assert x.tolist() == [1, 2, 3]
+        assert isinstance(load_data(source, memory=1), HuggingFaceDataset)
+    loader = make_loader(dataset.to_iterable_dataset(), columns=["y"], batch_size=2)
+    assert [batch.tolist() for batch in loader] == [[4, 5], [6]]
+
+
+def test_options_go_to_the_kind_of_data_that_has_them(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    picture(tmp_path / "b" / "1.png")
+    images, labels = tensors(tmp_path, labels=True, size=3)
+    assert images.shape == (2, 1, 3, 3)
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("images", {"label": True}, r"\(ImageFolder\) has no option 'label'; did you mean 'labels'\?"),
+        ("a.npy", {"size": 3}, r"\(open_arrays\) has no option 'size'; it has keys"),
+        (np.zeros(3), {"size": 3}, r"\(arrays\) has no option 'size'; it has none"),
+        (TensorDataset(torch.zeros(3)), {"columns": []}, r"has no option 'columns'; it has none"),
+    ],
+)
+def test_an_option_of_another_kind_of_data_is_refused(tmp_path: Path, source: Any, options: Any, message: str) -> None:
+    picture(tmp_path / "images" / "1.png")
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(TypeError, match=message):
+        load_data(tmp_path / source if isinstance(source, str) else source, **options)
+
+
+def test_a_folder_of_images_and_videos_is_not_guessed_at(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    (tmp_path / "1.mp4").touch()
+    with pytest.raises(ValueError, match=r"holds images and videos; say which are meant: jepa.data.ImageFolder"):
+        load_data(tmp_path)
+
+
+def test_transform_and_device_need_data_in_memory(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    for options in ({"transform": lambda x, _: x}, {"device": "cpu"}):
+        with pytest.raises(ValueError, match=r"let your dataset transform its samples, or raise memory="):
+            make_loader(tmp_path, memory=1, **options)
+        make_loader(tmp_path, **options)
+
+
+def test_a_folder_of_videos_becomes_clips(tmp_path: Path) -> None:
+    write_video(tmp_path / "1.mp4", 8)
+    (clips,) = tensors(tmp_path, num_frames=4)
+    assert clips.shape == (2, 3, 4, 32, 48)
+    assert isinstance(load_data(tmp_path / "1.mp4", num_frames=4, memory=1), VideoClips)
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "use"),
+    [
+        ("PIL.Image", "eval", lambda: ImageFolder(Path(__file__).parents[2] / "docs")),
+        ("av", "data", lambda: VideoClips("nothing")),
+        ("pandas", "data", lambda: series_windows(None, 3)),
+        ("datasets", "data", lambda: HuggingFaceDataset("nothing")),
+        ("aeon.datasets", "data", lambda: series("basic_motions")),
+        ("gymnasium", "world", lambda: trajectories(num_steps=20)),
+        ("minari", "world", lambda: minari_trajectories("nothing")),
+        ("sklearn.datasets", "eval", digits),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch, library: str, extra: str, use: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf"need [\w-]+: pip install 'jepa-lab\[{extra}\]'"):
+        use()

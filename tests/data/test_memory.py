@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from jepa.data import MemoryLoader, as_source
+from jepa.data import BatchGenerator, MemoryLoader, as_source
 from jepa.data.sampler import mixed_seed
 
 
@@ -68,6 +68,69 @@ def test_transform_draws_from_a_generator_keyed_by_seed_epoch_batch_and_rank() -
         for number, batch in enumerate(transformed(seed, epoch, rank=rank)):
             generator = torch.Generator().manual_seed(mixed_seed(seed, epoch, number, rank))
             assert torch.equal(batch, torch.randn(2, 3, generator=generator))
+
+
+def shifted(batch: Any, generator: BatchGenerator) -> Any:
+    """Draws for the global batch, as an objective does."""
+    draws = torch.randn(generator.global_size(len(batch)), 3, generator=generator.generator(batch.device))
+    return batch + draws[generator.rows(len(batch))]
+
+
+def jittered(batch: Any, generator: BatchGenerator) -> Any:
+    return batch + generator.random(batch).normal(batch, 3)
+
+
+@pytest.mark.parametrize("transform", [shifted, jittered])
+def test_a_transform_that_draws_for_the_global_batch_does_not_depend_on_the_number_of_ranks(transform: Any) -> None:
+    data = 1000 * torch.arange(16.0)[:, None].expand(16, 3)
+
+    def batches(batch_size: int, rank: int, world_size: int, epoch: int = 1) -> list[Tensor]:
+        loader = MemoryLoader(data, batch_size=batch_size, transform=transform)
+        return list(as_source(loader, seed=4, rank=rank, world_size=world_size).batches(epoch))
+
+    alone = batches(8, 0, 1)
+    together = [torch.cat(shares) for shares in zip(*(batches(2, rank, 4) for rank in range(4)), strict=True)]
+    assert len(alone) == 2
+    assert all(torch.equal(one, four) for one, four in zip(alone, together, strict=True))
+    noise = [batch - 1000 * (batch / 1000).round() for batch in [*alone, *batches(8, 0, 1, epoch=2)]]
+    assert len({tuple(each.flatten().tolist()) for each in noise}) == 4, "new in each batch and epoch"
+
+
+def test_a_transform_that_draws_for_its_own_batch_gets_other_numbers_on_each_rank() -> None:
+    first, second = transformed(rank=0), transformed(rank=1)
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("kept", ["cpu", "meta"])
+def test_batches_are_transformed_where_they_are_delivered(kept: str) -> None:
+    seen = []
+
+    def transform(batch: Any, generator: BatchGenerator) -> Any:
+        seen.append((batch[0].device.type, generator.device.type))
+        return batch
+
+    device = torch.device("cpu")
+    wish = MemoryLoader(torch.zeros(4, 2), torch.zeros(4), batch_size=2, device=kept)
+    assert {part.device.type for batch in wish for part in batch} == {kept}
+    loader = MemoryLoader(torch.zeros(4, 2), torch.zeros(4), batch_size=2, transform=transform, deliver="cpu")
+    list(as_source(loader, seed=0, device=torch.device("meta")).batches(0))
+    list(as_source(MemoryLoader(torch.zeros(4), batch_size=2), seed=0, device=device).batches(0))
+    assert seen == [("cpu", "cpu")] * 2
+    (batch, _) = as_source(MemoryLoader(torch.zeros(4), batch_size=2), seed=0, device=torch.device("meta")).batches(0)
+    assert batch.device.type == "meta", "where the trainer is"
+
+
+@pytest.mark.gpu
+def test_batches_reach_the_gpu_and_are_transformed_there() -> None:
+    data = torch.arange(12.0)[:, None].expand(12, 3).contiguous()
+    expected = list(as_source(MemoryLoader(data, batch_size=4), seed=1).batches(0))
+    for options in ({"deliver": "cuda"}, {"device": "cuda"}, {}):
+        loader = MemoryLoader(data, batch_size=4, transform=jittered, **options)
+        source = as_source(loader, seed=1, device=torch.device("cuda"))
+        batches = list(source.batches(0))
+        assert {batch.device.type for batch in batches} == {"cuda"}
+        assert all(torch.equal(a, b) for a, b in zip(batches, source.batches(0), strict=True))
+        assert all((a.cpu() - b).abs().max() < 6 for a, b in zip(batches, expected, strict=True))
 
 
 def test_transformed_batches_are_the_same_after_a_start_in_mid_epoch() -> None:

@@ -61,7 +61,7 @@ def test_a_cache_is_written_once_and_then_read(tmp_path: Path, monkeypatch: pyte
 def test_a_cache_of_other_arguments_is_replaced_with_a_warning(tmp_path: Path, num_steps: int, seed: int) -> None:
     cache = tmp_path / "pendulum.npz"
     pendulum_pairs(20, seed=1, cache=cache)
-    message = r"pendulum.npz was made with \(num_steps, seed\) = \(20, 1\); simulating again and replacing it"
+    message = r"pendulum.npz was made with num_steps=20, seed=1; simulating again and replacing it"
     with pytest.warns(UserWarning, match=message):
         found = pairs(pendulum_pairs(num_steps, seed=seed, cache=cache))
     assert torch.equal(found, pairs(pendulum_pairs(num_steps, seed=seed)))

@@ -380,3 +380,13 @@ def test_a_loader_too_small_for_all_ranks_is_refused_where_batches_are_dropped()
 def test_a_loader_that_gives_every_rank_the_same_data_is_refused(loader: Any) -> None:
     with pytest.raises(ValueError, match="would give every process the same data; use a DataLoader with shuffle="):
         as_source(loader, seed=0, rank=1, world_size=2)
+
+
+def test_everything_the_package_offers_is_there_and_nothing_else() -> None:
+    import jepa.data
+
+    for name in jepa.data.__all__:
+        assert getattr(jepa.data, name).__name__ == name
+        assert name in dir(jepa.data)
+    with pytest.raises(AttributeError, match=r"module 'jepa.data' has no attribute 'digitz'"):
+        _ = jepa.data.digitz
