@@ -1,5 +1,6 @@
 """Train, watch, steer and batch joint-embedding predictive models."""
 
+from jepa.config import preset
 from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer
 from jepa.trainer import JEPAEvaluator, JEPATrainer, TrainerConfig, create_trainer
 
@@ -17,4 +18,5 @@ __all__ = [
     "TrainerConfig",
     "__version__",
     "create_trainer",
+    "preset",
 ]

@@ -6,12 +6,10 @@ import argparse
 import json
 from typing import Any
 
-from jepa.cli.data import make_data
 from jepa.config import DataConfig
-from jepa.data import digits, make_loader, pendulum_pairs
+from jepa.data import make_loader
+from jepa.experiment import make_data
 from jepa.trainer import JEPAEvaluator
-
-UNSEEN_SEED = 1  # training simulates with seed 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="digits (its test part), pendulum (rollouts of another seed than in training), a .npy file or a folder of "
-        "images",
+        help="a data set by name (its test part, or a simulation with another seed than in training), a file, or a "
+        "folder of images or videos",
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; the best by default")
@@ -38,9 +36,4 @@ def run(options: argparse.Namespace) -> int:
 
 def unseen_data(name: str) -> Any:
     """What training did not see of the named data, or all of the user's own."""
-    config = DataConfig(name=name)
-    if name == "digits":
-        return digits("test")
-    if name == "pendulum":
-        return pendulum_pairs(config.num_steps, seed=UNSEEN_SEED)
-    return make_data(config)
+    return make_data(DataConfig(name=name), unseen=True)

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from jepa.config import generate_config
+from jepa.config.presets import PRESETS, SHORT_NAMES
 from jepa.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--kind", default="state_pair", help="state_pair (a pendulum) or ijepa (digits)")
+    parser.add_argument("--kind", default="state_pair", help=f"a preset: {', '.join([*SHORT_NAMES, *PRESETS])}")
     parser.add_argument("--output", default="config/train.yaml", help="file to write")
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
 

@@ -6,10 +6,9 @@ import argparse
 from typing import Any
 
 from jepa import distributed
-from jepa.cli.data import make_loaders, make_objective
 from jepa.config import load_config
+from jepa.experiment import make_trainer
 from jepa.objectives import get_objective
-from jepa.trainer import create_trainer
 
 
 def flag(text: str) -> bool:
@@ -43,18 +42,15 @@ def run(options: argparse.Namespace) -> int:
                 f"torchrun --nproc-per-node 2 -m jepa.cli train --config {options.config} --distributed true"
             )
         distributed.init(backend="gloo" if options.device == "cpu" else None)
-    train_loader, val_loader = make_loaders(config.data, config.trainer.seed)
-    trainer = create_trainer(
-        make_objective(config),
+    trainer, train_loader = make_trainer(
+        config,
         run=options.name or config.run,
         runs_dir=options.runs_dir,
         device=options.device,
-        val_loader=val_loader,
         logger=options.logger or ["console"],
         live_plot=False,
         control_panel=False,
         distributed=wish,
-        config=config.trainer,
     )
     trainer.train(train_loader, config.num_epochs, max_steps=config.max_steps)
     return 0

@@ -13,7 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from jepa.config.run import EXAMPLES, RunConfig
+from jepa.config.presets import preset
+from jepa.config.run import RunConfig
 from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.files import write_text
 
@@ -81,10 +82,15 @@ def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
 
 
 def generate_config(kind: str = "state_pair") -> str:
-    """A commented configuration that trains as it is: `"state_pair"` (a pendulum) or `"ijepa"` (digits)."""
-    if kind not in EXAMPLES:
-        raise unknown_key_error(kind, EXAMPLES, "kind of configuration")
-    return "\n".join(_commented(EXAMPLES[kind], 0)) + "\n"
+    """A preset as a commented file that trains as it is.
+
+    Args:
+        kind: Name of the preset, see `preset`.
+
+    Raises:
+        ValueError: There is none of that name; the message names the nearest.
+    """
+    return "\n".join(_commented(preset(kind), 0)) + "\n"
 
 
 def _commented(config: Any, indent: int) -> list[str]:

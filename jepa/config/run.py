@@ -14,11 +14,14 @@ class DataConfig:
     """Where the data comes from.
 
     Args:
-        name: `"digits"`, `"pendulum"`, or the path of an `.npy` file or of a folder of images.
+        name: `"digits"`, `"pendulum"`, a series (`"basic_motions"`, `"japanese_vowels"`, ...),
+            `"gymnasium:ENVIRONMENT"`, `"minari:DATASET"`, or the path of arrays, a table, a video, or a folder of
+            images or videos.
         batch_size: Samples a batch, per process.
         drop_last: Leave out the last batch where it is smaller.
-        num_steps: Pairs to simulate, for `"pendulum"`.
-        cache: File that keeps the simulated pairs, for `"pendulum"`.
+        num_steps: Steps to simulate, for `"pendulum"` and `"gymnasium:..."`.
+        cache: File that keeps what was simulated.
+        options: Arguments for that kind of data, such as `size` of images or `length` of series.
         val_fraction: Share of the data kept for validation; 0 for none.
     """
 
@@ -27,6 +30,7 @@ class DataConfig:
     drop_last: bool = True
     num_steps: int = 10_000
     cache: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     val_fraction: float = 0.1
 
     def __post_init__(self) -> None:
@@ -74,32 +78,3 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-PENDULUM = RunConfig(
-    data=DataConfig(name="pendulum"),
-    model=ModelConfig(
-        encoder={"type": "Encoder", "hidden_dim": 64, "input_dim": 3, "depth": 2},
-        predictor={"type": "Predictor", "hidden_dim": 64, "depth": 1},
-    ),
-)
-DIGITS = RunConfig(
-    objective="ijepa",
-    objective_options={
-        "num_targets": 2,
-        "target_scale": [0.15, 0.25],
-        "variance_weight": 1.0,
-        "covariance_weight": 0.04,
-    },
-    num_epochs=30,
-    model=ModelConfig(
-        encoder={
-            "type": "Encoder",
-            "hidden_dim": 64,
-            "depth": 2,
-            "tokenizer": {"type": "ImageTokenizer", "image_size": [8, 8], "patch_size": 2},
-        },
-        predictor={"type": "MaskedPredictor", "hidden_dim": 64, "grid": [4, 4], "depth": 1},
-    ),
-)
-EXAMPLES: dict[str, RunConfig] = {"state_pair": PENDULUM, "ijepa": DIGITS}

@@ -137,7 +137,8 @@ class JEPAEvaluator:
             `loss` and its terms (means over samples), `embedding_std` and `effective_rank` of the context embeddings
             (of the first 4,096 samples of this process).
         """
-        source = as_source(loader, seed=self.seed, rank=distributed.rank(), world_size=distributed.world_size())
+        rank, size = distributed.rank(), distributed.world_size()
+        source = as_source(loader, seed=self.seed, rank=rank, world_size=size, device=self.device)
         hyper = {
             name: torch.tensor(spec.default, device=self.device)
             for name, spec in self.objective.hyper_parameters.items()

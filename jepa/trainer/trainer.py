@@ -389,7 +389,7 @@ class JEPATrainer:
                 raise
 
     def _as_source(self, loader: Any) -> BatchSource:
-        return as_source(loader, seed=self.config.seed, rank=self.rank, world_size=self.world_size)
+        return as_source(loader, seed=self.config.seed, rank=self.rank, world_size=self.world_size, device=self.device)
 
     def _check_idle(self, wish: str) -> None:
         if self.is_live:

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from jepa.cli.__main__ import main
-from jepa.cli.data import make_data
 from jepa.cli.evaluate import unseen_data
 from jepa.config import DataConfig, load_config
+from jepa.experiment import make_data
 from jepa.files import read_lines
 
 TINY = """

@@ -11,8 +11,16 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jepa.config import DataConfig, ModelConfig, RunConfig, TrainerConfig, generate_config, load_config, save_config
-from jepa.config.run import EXAMPLES
+from jepa.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainerConfig,
+    generate_config,
+    load_config,
+    preset,
+    save_config,
+)
 
 
 @pytest.fixture
@@ -213,10 +221,10 @@ def keys(config: Any) -> list[str]:
 @pytest.mark.parametrize("kind", ["state_pair", "ijepa"])
 def test_a_generated_configuration_is_complete_commented_and_loadable(path: Path, kind: str) -> None:
     text = generate_config(kind)
-    assert loaded(path, text) == EXAMPLES[kind]
+    assert loaded(path, text) == preset(kind)
     lines = [line.strip() for line in text.splitlines()]
     written = [line.split(":")[0] for line in lines if not line.startswith("#")]
-    assert written == keys(EXAMPLES[kind])
+    assert written == keys(preset(kind))
     for before, line in zip(["", *lines], lines, strict=False):
         assert line.startswith("#") or before.startswith("# "), f"{line} has no comment"
     assert "# Peak learning rate, reached after the warm-up." in lines
@@ -229,7 +237,7 @@ def test_the_two_examples_train_their_own_objectives() -> None:
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="unknown kind of configuration 'i-jepa'; did you mean 'ijepa'"):
+    with pytest.raises(ValueError, match="unknown preset 'i-jepa'; did you mean 'ijepa'"):
         generate_config("i-jepa")
 
 
