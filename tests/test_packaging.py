@@ -37,6 +37,7 @@ DISTRIBUTIONS = {
 }
 HEAVY = ["IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "anywidget", "jepa_widgets"]
 HEAVY += ["plotly", "matplotlib", "papermill", "pandas", "sklearn", "scipy", "PIL", "gymnasium", "wandb", "tensorboard"]
+HEAVY += ["transformers", "kornia", "datasets", "av", "aeon", "minari", "h5py", "pygame"]
 
 
 def requirements(*extras: str) -> dict[str, SpecifierSet]:

@@ -35,8 +35,8 @@ def by_hand(model: JEPA, batches: list[tuple[Tensor, Tensor]]) -> dict[str, floa
             matrix = torch.cov(context.double().T)
             variance = (1 - (matrix.diagonal() + 1e-4).sqrt()).clamp(min=0).mean()
             off = matrix - torch.diag(matrix.diagonal())
-            covariance = off.square().sum() / context.shape[1]
-            loss = prediction + variance + 0.04 * covariance
+            covariance = off.square().sum() / (off.numel() - len(off))
+            loss = prediction + variance + 2.5 * covariance
             for name, value in zip(sums, (loss, prediction, variance, covariance), strict=True):
                 sums[name] += value.item() * len(now)
             samples += len(now)
@@ -115,10 +115,14 @@ def test_objective_weights_come_with_the_checkpoint(
     trainer = make_trainer(StatePair(make_model(target="shared"), variance_weight=3.0))
     trainer.train(loader, num_epochs=1)
     evaluator = JEPAEvaluator.from_checkpoint(trainer.save_checkpoint(tmp_path / "model.pt"))
-    assert evaluator.objective.config() == {"variance_weight": 3.0, "covariance_weight": 0.04}
+    assert evaluator.objective.config() == {
+        "normalization": "mean",
+        "variance_weight": 3.0,
+        "covariance_weight": 2.5,
+    }
     assert evaluator.model.target.kind == "shared"
     metrics = evaluator.evaluate(loader)
-    expected = metrics["prediction"] + 3 * metrics["variance"] + 0.04 * metrics["covariance"]
+    expected = metrics["prediction"] + 3 * metrics["variance"] + 2.5 * metrics["covariance"]
     assert metrics["loss"] == pytest.approx(expected)
 
 

@@ -145,7 +145,7 @@ def test_set_takes_effect_with_the_next_step(
     assert rates[3] == pytest.approx(0.25)
     assert rates[-1] == pytest.approx(0.25 if mode == "hold" else 0.25 * 1e-5 / planned_rate(3))
     last = trainer.history.records[-1]
-    assert last["loss"] == pytest.approx(last["prediction"] + 0.04 * last["covariance"], rel=1e-5)
+    assert last["loss"] == pytest.approx(last["prediction"] + 2.5 * last["covariance"], rel=1e-5)
 
 
 def planned_rate(step: int) -> float:

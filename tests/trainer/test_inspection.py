@@ -37,7 +37,7 @@ def test_state_pairs_show_batch_views_and_statistics(make_trainer: MakeTrainer, 
     assert look.stats["embedding_std"] == pytest.approx(float(embedding_std(expected)))
     assert look.stats["effective_rank"] == pytest.approx(float(effective_rank(expected)))
     assert look.stats["embedding_norm"] == pytest.approx(expected.norm(dim=1).mean().item())
-    parts = look.stats["prediction"] + look.stats["variance"] + 0.04 * look.stats["covariance"]
+    parts = look.stats["prediction"] + look.stats["variance"] + 2.5 * look.stats["covariance"]
     assert look.stats["loss"] == pytest.approx(parts)
     assert look.grid is None
 

@@ -252,7 +252,7 @@ def test_everything_that_may_be_edited_is_listed_with_its_value(make_rates: Make
         "ema_momentum": 0.99,
         "clip_grad_norm": 1.0,
         "variance_weight": 1.0,
-        "covariance_weight": 0.04,
+        "covariance_weight": 2.5,
     }
 
 

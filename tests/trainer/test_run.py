@@ -178,7 +178,12 @@ def test_a_trained_run_is_complete_on_disk(make_trainer: MakeTrainer, loader: Me
     assert run is not None
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert config["training"]["learning_rate"] == 0.02
-    assert config["objective"] == {"name": "state_pair", "variance_weight": 1.0, "covariance_weight": 0.04}
+    assert config["objective"] == {
+        "name": "state_pair",
+        "normalization": "mean",
+        "variance_weight": 1.0,
+        "covariance_weight": 2.5,
+    }
     assert config["optimizer"] == "AdamW"
     assert config["architecture"]["encoder"]["hidden_dim"] == 8
     records = read_lines(run.metrics_path)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jepa.data import MemoryLoader
 from jepa.models import JEPA
 from jepa.objectives import IJEPA, Draw, StatePair
-from jepa.trainer import Callback, JEPATrainer, events
+from jepa.trainer import Callback, JEPATrainer, TrainerConfig, events
 from jepa.trainer.step import TrainStep, to_device, wrap_distributed
 
 CPU = torch.device("cpu")
@@ -64,15 +64,16 @@ def hand_written(model: JEPA, batches: list[Any], total: int, *, masked: bool) -
             prediction = predictor(context)
             with torch.no_grad():
                 wanted = target(batch[1])
-            weights = (1.0, 0.04)
+            weights = (1.0, 2.5)
         # The order of these lines is the order in which autograd sums gradients, which decides their last bit.
         distance = nn.functional.smooth_l1_loss(prediction, nn.functional.layer_norm(wanted, wanted.shape[-1:]))
         size = len(context)
-        variance = (context - context.mean(0)).square().mean(0) * size / (size - 1)
+        variance = (context - context.mean(0)).square().mean(0) * (size / (size - 1))
         spread = torch.relu(1 - (variance + 1e-4).sqrt()).mean()
         centred = context - context.mean(0)
-        matrix = centred.T @ centred / size * size / (size - 1)
-        covariance = (matrix.square().sum() - matrix.diagonal().square().sum()) / context.shape[1]
+        matrix = (centred.T @ centred) / size * (size / (size - 1))
+        pairs = matrix.square().sum() - matrix.diagonal().square().sum()
+        covariance = pairs / (matrix.numel() - len(matrix))
         loss = distance + torch.tensor(weights[0]) * spread + torch.tensor(weights[1]) * covariance
         loss.backward()
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
@@ -95,7 +96,8 @@ def test_the_default_recipe_equals_a_hand_written_loop_bit_for_bit(
     twin.target._source = [twin.encoder]
     arrays = pairs if objective == "state_pair" else (images,)
     loader = MemoryLoader(*arrays, batch_size=8, shuffle=False)
-    make_trainer(model, objective=objective, callbacks=[seen]).train(loader, num_epochs=5)
+    trainer = make_trainer(model, objective=objective, callbacks=[seen], config=TrainerConfig())
+    trainer.train(loader, num_epochs=5)
     batches = [tuple(array[i : i + 8] for array in arrays) for i in range(0, 48, 8)]
     batches = batches if objective == "state_pair" else [batch[0] for batch in batches]
     expected = hand_written(twin, batches * 5, 30, masked=objective == "ijepa")

@@ -975,8 +975,8 @@ def test_an_optimizer_of_another_model_is_refused(make_model: MakeModel) -> None
 
 def test_something_that_is_no_model_is_refused() -> None:
     layer = nn.Linear(2, 2)
-    with pytest.raises(TypeError, match="expected a JEPA or an Objective, got Linear; build JEPA"):
-        JEPATrainer(layer, torch.optim.SGD(layer.parameters(), lr=0.1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a JEPA, an encoder or an Objective, got dict; build JEPA"):
+        JEPATrainer({}, torch.optim.SGD(layer.parameters(), lr=0.1))  # type: ignore[arg-type]
 
 
 def test_something_that_is_no_callback_is_refused(make_model: MakeModel) -> None:
