@@ -387,3 +387,19 @@ def test_options_that_do_not_fit_are_errors_that_name_them() -> None:
         Encoder(16, 3, positions="table")
     with pytest.raises(ValueError, match="positions='rotary' needs heads of an even number of features, at least 4"):
         Encoder(16, num_heads=8, tokenizer=ImageTokenizer(8, 2), positions="rotary")
+
+
+@pytest.mark.parametrize(("count", "computed"), [(5, 5), (16, 16), (40, 16)])
+def test_another_device_is_never_asked_how_many_different_tokens_are_wanted(count: int, computed: int) -> None:
+    with torch.device("meta"):  # has no values to ask for
+        encoder = image_encoder()
+        seen: list[int] = []
+        encoder.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+        out = encoder(torch.randn(3, 2, 8, 8), only=torch.zeros(3, count, dtype=torch.int64))
+    assert out.shape == (3, count, 16)
+    assert seen == [computed]
+
+
+def test_wanted_positions_must_be_one_row_a_sample() -> None:
+    with pytest.raises(ValueError, match=r"\(5, K\), got \(1, 2\)"):
+        image_encoder()(torch.zeros(5, 2, 8, 8), only=torch.tensor([[0, 1]]))
