@@ -59,6 +59,7 @@ PIXELS = DataConfig(
     name="pendulum_pixels", batch_size=64, num_steps=6000, cache="runs/data/pendulum_pixels.npz", val_fraction=0.0
 )
 PIXELS_MODEL = _encoder({"type": "ImageTokenizer", "image_size": [32, 32], "patch_size": 8, "channels": 2})
+PIXELS_TRAINER = replace(TRAINER, learning_rate=2e-3, final_ema_momentum=0.99)
 CLIPS_MODEL = _encoder(
     {
         "type": "VideoTokenizer",
@@ -82,7 +83,7 @@ PRESETS: dict[str, RunConfig] = {
     "digits-lejepa": RunConfig(
         objective="lejepa",
         objective_options={"augment": DIGITS_VIEWS},
-        num_epochs=40,
+        num_epochs=60,
         data=DIGITS,
         model=DIGITS_MODEL,
         trainer=TRAINER,
@@ -90,7 +91,7 @@ PRESETS: dict[str, RunConfig] = {
     "digits-vicreg": RunConfig(
         objective="vicreg",
         objective_options={"augment": DIGITS_VIEWS},
-        num_epochs=40,
+        num_epochs=60,
         data=DIGITS,
         model=DIGITS_MODEL,
         trainer=TRAINER,
@@ -101,7 +102,7 @@ PRESETS: dict[str, RunConfig] = {
         num_epochs=200,
         data=MOTIONS,
         model=_predicting(MOTIONS_MODEL, "MaskedPredictor", grid=[20], depth=1),
-        trainer=TRAINER,
+        trainer=replace(TRAINER, learning_rate=2e-3),
     ),
     "basic_motions-lejepa": RunConfig(
         objective="lejepa",
@@ -135,7 +136,7 @@ PRESETS: dict[str, RunConfig] = {
         num_epochs=16,
         data=replace(PIXELS, options={"layout": "pairs"}),
         model=_predicting(PIXELS_MODEL, "Predictor", depth=1),
-        trainer=replace(TRAINER, learning_rate=2e-3),
+        trainer=PIXELS_TRAINER,
     ),
     "pendulum_pixels-action_conditioned": RunConfig(
         objective="action_conditioned",
@@ -143,7 +144,7 @@ PRESETS: dict[str, RunConfig] = {
         num_epochs=6,
         data=replace(PIXELS, batch_size=32, options={"layout": "trajectories", "length": 3}),
         model=_predicting(PIXELS_MODEL, "ActionPredictor", "shared", action_dim=1, history=1, grid=[4, 4], depth=1),
-        trainer=replace(TRAINER, learning_rate=2e-3),
+        trainer=PIXELS_TRAINER,
     ),
     "pendulum_pixels-vjepa": RunConfig(
         objective="vjepa",
@@ -151,7 +152,7 @@ PRESETS: dict[str, RunConfig] = {
         num_epochs=8,
         data=replace(PIXELS, options={"layout": "video", "length": 4}),
         model=_predicting(CLIPS_MODEL, "MaskedPredictor", grid=[2, 4, 4], depth=1, num_mask_tokens=2),
-        trainer=replace(TRAINER, learning_rate=2e-3),
+        trainer=replace(PIXELS_TRAINER, final_ema_momentum=1.0),
     ),
 }
 SHORT_NAMES = {"state_pair": "pendulum-state_pair", "ijepa": "digits-ijepa"}

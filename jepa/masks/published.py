@@ -127,9 +127,10 @@ def check_blocks(grid: Shape, target_scale: Range, aspect_ratio: Range, context_
             options.append(f"{name} from {low:.2f}")
         if smallest > 1:
             options.append(f"min_keep up to {smallest - 1}")
+        size = "1 token" if smallest == 1 else f"{smallest} tokens"
         raise ValueError(
-            f"with {name}={scale} on grid {grid} the published code may draw a block of {smallest} "
-            f"token{'' if smallest == 1 else 's'}, and would then search for ever for one of more than min_keep={min_keep}; {suggestion(*options)}"
+            f"with {name}={scale} on grid {grid} the published code may draw a block of {size}, and would then search "
+            f"for ever for one of more than min_keep={min_keep}; {suggestion(*options)}"
         )
 
 

@@ -39,8 +39,6 @@ from jepa.regularizers import CovarianceNormalization, check_normalization, cova
 
 MASK_GROUPS = ((8, 0.15), (2, 0.7))
 
-# V-JEPA 2's schedule, over that of `VJEPA.paper`: `create_trainer(..., **V_JEPA_2)`. Left out is the short run after
-# it, on longer clips at a falling rate.
 V_JEPA_2: dict[str, Any] = {
     "learning_rate": 5.25e-4,
     "start_learning_rate_fraction": 1e-4 / 5.25e-4,
@@ -51,6 +49,10 @@ V_JEPA_2: dict[str, Any] = {
     "ema_momentum": 0.99925,
     "final_ema_momentum": 0.99925,
 }
+"""V-JEPA 2's schedule, over that of `VJEPA.paper`: `create_trainer(..., **V_JEPA_2)`.
+
+Left out is the short run after it, on longer clips at a falling rate.
+"""
 
 
 class VJEPA(Objective):
@@ -66,7 +68,7 @@ class VJEPA(Objective):
         temporal_scale: Share of the clip's length that a block lasts, smallest and largest.
         aspect_ratio: Height / width of a block, smallest and largest.
         min_keep: Smallest number of context tokens; a fiftieth of the grid by default.
-        loss_power: p of the loss mean |prediction - target| ** p / p, at least 1.
+        loss_power: p of the loss `mean |prediction - target| ** p / p`, at least 1.
         official_masks: Draw the masks of the published code, with its bias, for comparisons with it.
         normalization: Of the covariance term: `"mean"` over the pairs of features, or `"paper"`, their sum divided by
             the width.
@@ -238,9 +240,10 @@ def moving_digits(frames: int = 4, size: int = 12) -> Any:
 def _checked_groups(groups: Any) -> tuple[tuple[int, float], ...]:
     try:
         pairs = tuple((int(blocks), float(scale)) for blocks, scale in groups)
+        whole = all(blocks == number for (blocks, _), (number, _) in zip(groups, pairs, strict=True))
     except (TypeError, ValueError):
-        pairs = ()
-    if not pairs:
+        pairs, whole = (), False
+    if not (pairs and whole):
         raise ValueError(f"mask_groups must hold pairs (blocks, spatial scale), such as (8, 0.15), got {groups!r}")
     return pairs
 

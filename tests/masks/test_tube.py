@@ -129,6 +129,16 @@ def test_targets_are_a_part_of_the_blocks_and_contexts_of_the_rest_in_all_but_a_
     assert 0 < clash < 0.03
 
 
+def test_equal_random_numbers_do_not_make_a_token_both_context_and_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = TubeMaskSampler((1, 4, 4), num_blocks=1, spatial_scale=(0.5, 0.5))
+    monkeypatch.setattr(torch, "rand", lambda *sizes, **_: torch.zeros(*sizes))
+    masks = sampler(3, generator())
+    assert masks.context.shape[1] + masks.target.shape[1] == 16
+    check(masks, sampler, 3)
+    crowded = TubeMaskSampler((1, 4, 4), num_blocks=12, spatial_scale=(0.7, 0.7), min_keep=4)
+    check(crowded(3, generator()), crowded, 3)
+
+
 def test_masks_of_a_few_large_blocks_keep_the_smallest_context() -> None:
     sampler = TubeMaskSampler((2, 4, 4), num_blocks=12, spatial_scale=(0.7, 0.7), min_keep=5)
     masks = sampler(64, generator())

@@ -202,6 +202,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
         ({"loss_power": math.nan}, "loss_power must be at least 1.*, got nan"),
         ({"mask_groups": ()}, r"must hold pairs \(blocks, spatial scale\), such as \(8, 0.15\), got \(\)"),
         ({"mask_groups": (8, 0.15)}, r"must hold pairs .*, got \(8, 0.15\)"),
+        ({"mask_groups": ((2.5, 0.15),)}, r"must hold pairs .*, got \(\(2.5, 0.15\),\)"),
         ({"mask_groups": ((8, 0.15), (2, 1.5))}, r"spatial_scale must satisfy .*, got \(1.5, 1.5\)"),
         ({"mask_groups": ((0, 0.15), (2, 0.7))}, "num_blocks must be at least 1, got 0"),
         ({"temporal_scale": (0.9, 0.2)}, "temporal_scale must satisfy"),
