@@ -38,12 +38,12 @@ class BatchRandom(NamedTuple):
     views: int = 1
 
     def uniform(self, x: Tensor, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(len(x), *shape) numbers in [low, high), in the precision of `x`."""
+        """`(len(x), *shape)` numbers in [low, high), in the precision of `x`."""
         numbers = torch.rand(self.size, self.views, *shape, generator=self.generator, device=x.device)
         return self._mine(low + (high - low) * numbers, x)
 
     def normal(self, x: Tensor, *shape: int) -> Tensor:
-        """(len(x), *shape) standard normal numbers, in the precision of `x`."""
+        """`(len(x), *shape)` standard normal numbers, in the precision of `x`."""
         return self._mine(torch.randn(self.size, self.views, *shape, generator=self.generator, device=x.device), x)
 
     def _mine(self, numbers: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ Size = int | tuple[int, int]
 class LazyDataset(Dataset[Any], ABC):
     """Samples that are read on demand: a tensor each, or a tuple of tensors, all of equal shape.
 
-    Class attributes:
+    Attributes:
         deterministic: Whether reading a sample twice gives the same for certain. It counts for the class that states
             it and not for its subclasses, which may augment: those are read one by one under a seed of their own.
     """

@@ -98,7 +98,7 @@ class Objective(nn.Module, ABC):
         model: The model to train.
         **weights: Other values for the declared hyper-parameters to begin with.
 
-    Class attributes:
+    Attributes:
         name: The name `create_trainer(objective=...)` knows it by.
         layout: The batch it takes, in words, e.g. `"(state_t, state_t1)"`; shown when a batch does not fit.
         targets: Kinds of `model.target` it can train with.

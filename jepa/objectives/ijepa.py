@@ -47,7 +47,7 @@ class IJEPA(Objective):
             the width.
         **weights: `variance_weight` and `covariance_weight`.
 
-    Class attributes:
+    Attributes:
         paper: 300 epochs, 40 of them warm-up, for ViT-H/14 on ImageNet with a global batch of 2,048 images.
     """
 

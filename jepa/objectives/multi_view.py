@@ -42,7 +42,7 @@ class MultiView(Objective):
         projector_depth: Hidden layers of the projector.
         **weights: Other values for the declared hyper-parameters.
 
-    Class attributes:
+    Attributes:
         usual: The method's own choice of `augment`, by the number of axes of a batch.
     """
 

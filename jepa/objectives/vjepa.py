@@ -74,7 +74,7 @@ class VJEPA(Objective):
             the width.
         **weights: `variance_weight` and `covariance_weight`.
 
-    Class attributes:
+    Attributes:
         paper: V-JEPA's schedule; for V-JEPA 2's see `V_JEPA_2`.
     """
 
