@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from jepa.models.base import evaluating
 from jepa.models.positions import gather_tokens
 
 Output = Literal["auto", "tokens", "vector"]
@@ -147,7 +148,7 @@ def as_encoder(
         raise ValueError(f"output must be one of {', '.join(map(repr, get_args(Output)))}, got {output!r}")
     said = _read(module)
     example = _noise(module, said.input_shape) if example is None else example
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         returned = _call(module, example)
         returns, width = _form(module, returned)
         if output == "tokens" and returns == "vector":
@@ -304,15 +305,3 @@ def _why_no_masks(encoder: ModuleEncoder, example: Tensor) -> str:
     if (backwards - usual.flip(1)).abs().max() > tolerance:
         return f"the blocks of {name} depend on the order of its tokens, so none can be left away; {WITHOUT_MASKS}"
     return ""
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each submodule's own mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

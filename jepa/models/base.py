@@ -6,7 +6,8 @@ import copy
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -186,3 +187,17 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, got {config!r:.50}; save or copy it again")
     return config
+
+
+@contextmanager
+def evaluating(*modules: object) -> Iterator[None]:
+    """Evaluation mode inside, each submodule's own mode afterwards; what is no module is left out."""
+    own = [module for module in modules if isinstance(module, nn.Module)]
+    training = [part for module in own for part in module.modules() if part.training]
+    for module in own:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

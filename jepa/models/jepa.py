@@ -6,14 +6,13 @@ K target blocks, M tokens of a target block, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from jepa.models.base import BaseModel, describe, register
+from jepa.models.base import BaseModel, describe, evaluating, register
 from jepa.models.target import make_target
 
 
@@ -149,7 +148,7 @@ class JEPA(BaseModel):
         if which not in ("context", "target"):
             raise ValueError(f"which must be 'context' or 'target', got {which!r}")
         branch = self.encoder if which == "context" else self.target
-        with _evaluating(self.encoder, self.target), torch.no_grad():
+        with evaluating(self.encoder, self.target), torch.no_grad():
             if isinstance(x, Tensor):
                 parts = x.split(batch_size) if batch_size else [x]
                 return torch.cat([reduce(self._encode_batch(branch, part)) for part in parts])
@@ -194,16 +193,3 @@ def _first(batch: Any) -> Tensor:
     if not isinstance(first, Tensor):
         raise TypeError(f"expected batches that are tensors or tuples that begin with one, got {type(batch).__name__}")
     return first
-
-
-@contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each submodule's own mode afterwards."""
-    training = [part for module in modules for part in module.modules() if part.training]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -5,14 +5,14 @@ Axes: B batch, C channels, T frames, H W pixels, N tokens, K context tokens, M t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from jepa.models.base import evaluating
 from jepa.models.jepa import JEPA
 from jepa.models.positions import gather_tokens
 from jepa.models.predictor import MaskedPredictor
@@ -58,7 +58,7 @@ def parity(
         ValueError: A difference is larger than `tolerance`, or not a number, or shapes differ.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    with _evaluating(ours, theirs), torch.no_grad():
+    with evaluating(ours, theirs), torch.no_grad():
         pairs = _both(ours, theirs, *inputs) if isinstance(ours, JEPA) else {"output": _one(ours, theirs, inputs)}
     for name, (own, original) in pairs.items():
         if own.shape != original.shape:
@@ -99,17 +99,3 @@ def _both(ours: JEPA, theirs: Callable[..., Any], *inputs: Tensor) -> dict[str, 
 
 def _kind(model: Callable[..., Any]) -> str | None:
     return getattr(getattr(model, "config", None), "model_type", None)
-
-
-@contextmanager
-def _evaluating(*models: object) -> Iterator[None]:
-    """Evaluation mode inside, each submodule's own mode afterwards."""
-    modules = [model for model in models if isinstance(model, nn.Module)]
-    training = [part for module in modules for part in module.modules() if part.training]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
