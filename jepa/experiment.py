@@ -37,7 +37,7 @@ from jepa.trainer import JEPATrainer, create_trainer
 from jepa.trainer.utils import create_data_splits, setup_reproducibility
 
 NAMES = ("digits", "pendulum", "pendulum_pixels", *SERIES)
-UNSEEN_SEED = 1  # training simulates with seed 0
+UNSEEN_SEED = 1  # added to the seed that training simulates with, 0 unless given
 STATES = {"pendulum_pixels": ("cosine", "sine", "angular velocity")}
 """Names of the numbers in the states that come with simulated data."""
 
@@ -66,7 +66,9 @@ def make_data(config: DataConfig, *, unseen: bool = False) -> Any:
     """
     name, options, part = config.name, dict(config.options), "test" if unseen else "train"
     kind, _, argument = name.partition(":")
-    other: dict[str, Any] = {"seed": UNSEEN_SEED} if unseen else {"cache": config.cache}
+    other: dict[str, Any] = {} if unseen else {"cache": config.cache}
+    if unseen and (name.startswith("pendulum") or kind == "gymnasium"):
+        options["seed"] = options.get("seed", 0) + UNSEEN_SEED
     if name == "digits":
         return adapt(digits, part, options)
     if name == "pendulum":
@@ -97,7 +99,7 @@ def _pendulum_pixels(config: DataConfig, options: dict[str, Any], unseen: bool) 
     if not unseen:
         return adapt(pendulum_pixels, config.num_steps, {"cache": config.cache, **options})
     cache = None if config.cache is None else Path(config.cache).with_suffix(".unseen.npz")
-    return adapt(pendulum_pixels, -(-config.num_steps // 3), {"cache": cache, "seed": UNSEEN_SEED, **options})
+    return adapt(pendulum_pixels, -(-config.num_steps // 3), {"cache": cache, **options})
 
 
 def make_loaders(config: DataConfig, seed: int) -> tuple[Any, Any]:
@@ -225,14 +227,15 @@ def principal_components(train: Tensor, test: Tensor, width: int) -> tuple[Tenso
     Args:
         train: (N, D).
         test: (M, D).
-        width: Components; D if that is smaller.
+        width: Components, at most; fewer where the training part does not vary in as many directions.
 
     Returns:
         (N, width) and (M, width).
     """
     mean = train.mean(0)
-    _, directions = torch.linalg.eigh((train - mean).T @ (train - mean))
-    directions = directions.flip(1)[:, :width]
+    values, directions = torch.linalg.eigh((train - mean).T @ (train - mean))
+    varied = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    directions = directions[:, varied].flip(1)[:, :width]
     return (train - mean) @ directions, (test - mean) @ directions
 
 

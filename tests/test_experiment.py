@@ -69,6 +69,21 @@ def test_principal_components_are_those_of_the_training_part() -> None:
     assert components(rows[:40], rows[40:], 99)[0].shape == (40, 5)
 
 
+def test_fewer_samples_than_features_give_no_component_that_is_only_rounding() -> None:
+    rows = torch.randn(40, 30, dtype=torch.float64)
+    train, test = components(rows[:8], rows[8:], 20)
+    assert train.shape == (8, 7)
+    assert test.shape == (32, 7)
+
+
+@pytest.mark.parametrize("name", ["pendulum", "gymnasium:Pendulum-v1"])
+def test_unseen_data_is_simulated_with_another_seed_than_the_one_given(name: str) -> None:
+    length = {} if name == "pendulum" else {"length": 5}
+    config = DataConfig(name=name, num_steps=50, options={"seed": 3, **length})
+    seen, unseen = make_data(config)[0][0], make_data(config, unseen=True)[0][0]
+    assert not torch.equal(torch.as_tensor(seen), torch.as_tensor(unseen))
+
+
 def test_labels_are_scored_by_accuracy_and_states_by_explained_variance() -> None:
     x = torch.randn(90, 4)
     y = (x[:, 0] > 0).long()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
-from jepa.config import DataConfig
+from jepa.config import DataConfig, load_config
 from jepa.data import make_loader
 from jepa.experiment import make_data
 from jepa.trainer import JEPAEvaluator
@@ -15,12 +14,13 @@ from jepa.trainer import JEPAEvaluator
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--checkpoint", required=True, help="file that a trainer wrote")
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--data",
-        required=True,
         help="a data set by name (its test part, or a simulation with another seed than in training), a file, or a "
         "folder of images or videos",
     )
+    source.add_argument("--config", help="the YAML file that it was trained with, for its data and their options")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; the best by default")
 
@@ -29,11 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate and print the metrics as JSON."""
     evaluator = JEPAEvaluator.from_checkpoint(options.checkpoint, device=options.device)
     # In one and the same order each time, but shuffled: a batch of neighbours varies less than the data does.
-    loader = make_loader(unseen_data(options.data), batch_size=options.batch_size, shuffle=True)
+    data = DataConfig(name=options.data) if options.config is None else load_config(options.config).data
+    loader = make_loader(make_data(data, unseen=True), batch_size=options.batch_size, shuffle=True)
     print(json.dumps(evaluator.evaluate(loader), indent=2))
     return 0
-
-
-def unseen_data(name: str) -> Any:
-    """What training did not see of the named data, or all of the user's own."""
-    return make_data(DataConfig(name=name), unseen=True)

@@ -14,12 +14,12 @@ class DataConfig:
     """Where the data comes from.
 
     Args:
-        name: `"digits"`, `"pendulum"`, a series (`"basic_motions"`, `"japanese_vowels"`, ...),
+        name: `"digits"`, `"pendulum"`, `"pendulum_pixels"`, a series (`"basic_motions"`, `"japanese_vowels"`, ...),
             `"gymnasium:ENVIRONMENT"`, `"minari:DATASET"`, or the path of arrays, a table, a video, or a folder of
             images or videos.
         batch_size: Samples a batch, per process.
         drop_last: Leave out the last batch where it is smaller.
-        num_steps: Steps to simulate, for `"pendulum"` and `"gymnasium:..."`.
+        num_steps: Steps to simulate; only for data that are.
         cache: File that keeps what was simulated.
         options: Arguments for that kind of data, such as `size` of images or `length` of series.
         val_fraction: Share of the data kept for validation; 0 for none.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jepa.diagnostics.standardise import standardise
+
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
 
@@ -41,9 +43,7 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     classes = int(max(train_y.max(), test_y.max())) + 1
     if len(train_y.unique()) < 2:
         raise ValueError(f"a probe needs at least two classes, the training labels are all {int(train_y[0])}")
-    train_x, test_x = train_x.double().cpu(), test_x.double().cpu()
-    mean, deviation = train_x.mean(0), train_x.std(0).clamp(min=1e-8)
-    train_x, test_x = (train_x - mean) / deviation, (test_x - mean) / deviation
+    train_x, test_x = standardise(train_x, test_x)
     train_y, test_y = train_y.cpu().long(), test_y.cpu().long()
     order = torch.randperm(len(train_x), generator=torch.Generator().manual_seed(0))
     held, kept = order[: max(len(order) // 5, 1)], order[max(len(order) // 5, 1) :]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jepa.diagnostics.standardise import standardise
+
 PENALTIES = tuple(10.0**power for power in range(-8, 4))
 
 
@@ -34,9 +36,8 @@ def regression_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: T
     """
     train_y, test_y = (y.unsqueeze(1) if y.ndim == 1 else y for y in (train_y, test_y))
     _check(train_x, train_y, test_x, test_y)
-    train_x, train_y, test_x, test_y = (part.double().cpu() for part in (train_x, train_y, test_x, test_y))
-    mean, deviation = train_x.mean(0), train_x.std(0).clamp(min=1e-8)
-    train_x, test_x = (train_x - mean) / deviation, (test_x - mean) / deviation
+    train_y, test_y = train_y.double().cpu(), test_y.double().cpu()
+    train_x, test_x = standardise(train_x, test_x)
     offset = train_y.mean(0)
     values, directions = torch.linalg.eigh(train_x.T @ train_x)
     used = values > values[-1] * len(values) * torch.finfo(values.dtype).eps

@@ -17,37 +17,17 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa.models.base import BaseModel, register
-from jepa.models.layers import LAYER_NORM_EPS, MLP, Attention, default_heads, init_weights
+from jepa.models.layers import LAYER_NORM_EPS, Attention, heads_of, init_weights, make_mlp
 from jepa.models.positions import sincos_positions
-
-
-class CausalAttention(Attention):
-    """Self-attention over the frames of a sample, each seeing itself and those before it."""
-
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(B, T, N, D) to (B, T, N, D)."""
-        heads = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in heads.unbind(2))
-        mixed = _attend(q, k, v, frame_mask(x.shape[1], x.shape[2], x.device))
-        return self.proj(mixed.transpose(1, 2).flatten(2)).view_as(x)
 
 
 def frame_mask(frames: int, tokens: int, device: torch.device | str | None = None) -> Tensor:
     """(T N, T N) bool: whether a token (row) sees another (column): those of its own frame and of earlier ones."""
     frame = torch.arange(frames, device=device).repeat_interleave(tokens)
     return frame.unsqueeze(1) >= frame
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        # the fused kernel's bf16 backward is an order of magnitude slower on CPU than plain products
-        scores = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
-        return scores.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class ConditionedBlock(nn.Module):
@@ -64,8 +44,8 @@ class ConditionedBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS, elementwise_affine=False)
-        self.attn = CausalAttention(dim, num_heads)
-        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.attn = Attention(dim, num_heads)
+        self.mlp = make_mlp(dim, mlp_ratio)
         self.modulation = nn.Linear(dim, 6 * dim)
         self.apply(init_weights)
         nn.init.zeros_(self.modulation.weight)
@@ -73,7 +53,8 @@ class ConditionedBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(B, T, N, D) under a condition (B, T, 1, D), to (B, T, N, D)."""
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
-        x = x + gate * self.attn(self.norm(x) * (1 + scale) + shift)
+        seen = (self.norm(x) * (1 + scale) + shift).flatten(1, 2)
+        x = x + gate * self.attn(seen, mask=frame_mask(x.shape[1], x.shape[2], x.device)).view_as(x)
         return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2)
 
 
@@ -121,7 +102,7 @@ class ActionPredictor(BaseModel):
         self._sizes: dict[str, Any] = {"depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
         self.embed = nn.Linear(hidden_dim, width)
         self.embed_action = nn.Sequential(nn.Linear(action_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        heads = default_heads(width) if num_heads is None else num_heads
+        heads = heads_of(width, num_heads)
         self.blocks = nn.ModuleList(ConditionedBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.proj = nn.Linear(width, hidden_dim)

@@ -56,7 +56,8 @@ class JEPA(BaseModel):
         widths = getattr(encoder, "hidden_dim", None), getattr(predictor, "hidden_dim", None)
         if None not in widths and widths[0] != widths[1]:
             raise ValueError(f"encoder and predictor have different hidden_dim: {widths[0]} and {widths[1]}")
-        grid, other = getattr(getattr(encoder, "tokenizer", None), "grid", None), getattr(predictor, "grid", None)
+        grid = getattr(getattr(encoder, "tokenizer", None) or encoder, "grid", None)  # of an adapted one: its own
+        other = getattr(predictor, "grid", None)
         if grid is not None and other is not None and tuple(grid) != tuple(other):
             raise ValueError(
                 f"the encoder's token grid is {tuple(grid)}, the predictor's {tuple(other)}; build "
@@ -155,11 +156,11 @@ class JEPA(BaseModel):
             return _join([reduce(self._encode_batch(branch, _first(batch))).cpu() for batch in x])
 
     def _encode_batch(self, branch: nn.Module, x: Tensor) -> Tensor:
-        parameter = next(self.encoder.parameters(), None)
+        parameter = next((part for part in self.encoder.parameters() if part.is_floating_point()), None)
         if parameter is not None:
             x = x.to(parameter.device)
         if x.dtype == torch.uint8:
-            x = x.float() / 255
+            x = x.to(torch.float32 if parameter is None else parameter.dtype) / 255
         tokens = branch(x)
         return tokens.unsqueeze(1) if tokens.ndim == 2 else tokens
 

@@ -1,8 +1,7 @@
-"""Multilayer perceptrons: an encoder of state vectors, and a predictor that also serves as projector or expander.
+"""Multilayer perceptrons: an encoder of state vectors, and a predictor of embeddings.
 
-VICReg's expander (Bardes, Ponce, LeCun 2021, arXiv 2105.04906) and LeJEPA's projector (Balestriero, LeCun 2025,
-arXiv 2511.08544) are MLPs with batch normalisation. Deviation: layer normalisation is the default here. It looks at one
-row at a time, so any number of ranks computes what one process with the whole batch does.
+Both look at one row at a time, layer normalisation included, so any number of ranks computes what one process with the
+whole batch does.
 
 Axes: B batch, T time or tokens, D features, W width inside.
 """
@@ -11,28 +10,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa.models.base import BaseModel, register
 
-Norm = Literal["layer", "batch", "none"]
-
-
-class RowBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all rows of (..., D); a single row is normalised by the running statistics.
-
-    Statistics are those of this process's rows: N ranks do not compute what one process does.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
-        rows = input.reshape(-1, self.num_features)
-        if len(rows) > 1:
-            return super().forward(rows).view_as(input)
-        # the last batch of an epoch may hold one sample, which has no variance
-        normed = F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return normed.view_as(input)
+Norm = Literal["layer", "none"]
 
 
 def mlp_layers(input_dim: int, output_dim: int, width: int, depth: int, norm: Norm) -> nn.Sequential:
@@ -51,8 +33,8 @@ def mlp_layers(input_dim: int, output_dim: int, width: int, depth: int, norm: No
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers.append(nn.Linear(input_dim, width))
-        if norm != "none":
-            layers.append(nn.LayerNorm(width) if norm == "layer" else RowBatchNorm(width))
+        if norm == "layer":
+            layers.append(nn.LayerNorm(width))
         layers.append(nn.GELU())
         input_dim = width
     return nn.Sequential(*layers, nn.Linear(input_dim, output_dim))
@@ -67,8 +49,7 @@ class MLPEncoder(BaseModel):
         hidden_dim: Width of the embeddings.
         width: Features of the hidden layers; twice `hidden_dim` by default.
         depth: Hidden layers; 0 is a linear map.
-        norm: After each hidden linear layer: `"layer"`, `"none"`, or `"batch"`, with which N ranks do not compute what
-            one process does.
+        norm: After each hidden linear layer: `"layer"` or `"none"`.
     """
 
     def __init__(
@@ -100,15 +81,14 @@ class MLPEncoder(BaseModel):
 
 @register
 class MLPPredictor(BaseModel):
-    """Maps embeddings to predictions, each by itself; with `output_dim`, a projector or expander.
+    """Maps embeddings to predictions, each by itself.
 
     Args:
         hidden_dim: Width of the embeddings.
         output_dim: Width of what it returns; `hidden_dim` by default.
         width: Features of the hidden layers; four times `hidden_dim` by default.
-        depth: Hidden layers; 0 is a linear map. The expander of VICReg has 2, of width `output_dim`.
-        norm: After each hidden linear layer: `"layer"`, `"none"`, or `"batch"`, with which N ranks do not compute what
-            one process does.
+        depth: Hidden layers; 0 is a linear map.
+        norm: After each hidden linear layer: `"layer"` or `"none"`.
     """
 
     def __init__(

@@ -177,7 +177,7 @@ class Positions(nn.Module):
             return self.table
         if self.grid is None:
             if len(self.table) < grid[0]:
-                self.table = self._compute(grid).to(self.table)  # a longer sequence than any before
+                self.table = self._compute_to_keep(grid)  # a longer sequence than any before
             return self.table[: grid[0]]
         if self.kind == "table":
             raise ValueError(
@@ -185,8 +185,12 @@ class Positions(nn.Module):
                 "resize it, or build the encoder with positions='sincos' or 'rotary'"
             )
         if grid not in self._others:
-            self._others[grid] = self._compute(grid).to(self.table)
+            self._others[grid] = self._compute_to_keep(grid)
         return self._others[grid]
+
+    @torch.inference_mode(False)  # or training could not use what an evaluation leaves behind
+    def _compute_to_keep(self, grid: tuple[int, ...]) -> Tensor:
+        return self._compute(grid).to(self.table)
 
     def _compute(self, grid: tuple[int, ...]) -> Tensor:
         compute = rotary_positions if self.kind == "rotary" else sincos_positions

@@ -17,6 +17,7 @@ from jepa.models.jepa import JEPA
 from jepa.objectives import as_objective, build_objective
 from jepa.objectives.base import Draw, Objective
 from jepa.trainer.checkpoint import check_fits, read_checkpoint
+from jepa.trainer.schedules import Adjustable
 from jepa.trainer.step import to_device
 from jepa.trainer.utils import default_device
 
@@ -77,6 +78,9 @@ class JEPAEvaluator:
         objective: Name of the objective when `model` is a `JEPA`.
         device: Where to compute; the best there is by default.
         seed: Of masks and other draws.
+
+    Attributes:
+        hyper: Values of the objective's hyper-parameters, by name.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class JEPAEvaluator:
         self.objective = as_objective(model, objective)
         self.device = default_device() if device is None else torch.device(device)
         self.seed = seed
+        self.hyper = {name: spec.default for name, spec in self.objective.hyper_parameters.items()}
         self.objective.to(self.device)
 
     @property
@@ -107,6 +112,9 @@ class JEPAEvaluator:
     ) -> JEPAEvaluator:
         """Rebuild model and objective from a trainer's checkpoint.
 
+        Hyper-parameters have the values in force there, edits made while training included. Weights in float64 make
+        the model float64.
+
         Args:
             path: The file.
             model: Needed where encoder or predictor are not built in: a model of the same architecture, whose
@@ -123,9 +131,14 @@ class JEPAEvaluator:
             model = _rebuild(state["architecture"], path)
         options = dict(state["objective"])
         objective = build_objective(options.pop("name"), model, options)
-        check_fits(objective, state["objective_state"], path)
-        objective.load_state_dict(state["objective_state"])
-        return cls(objective, device=device, seed=state["config"]["seed"])
+        tensors = state["objective_state"]
+        check_fits(objective, tensors, path)
+        if any(tensors[name].dtype == torch.float64 for name, _ in objective.named_parameters()):
+            objective.double()
+        objective.load_state_dict(tensors)
+        evaluator = cls(objective, device=device, seed=state["config"]["seed"])
+        evaluator.hyper.update(_edited(objective, state["rates"], state["position"]["step"]))
+        return evaluator
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Run a data set through the model.
@@ -139,16 +152,23 @@ class JEPAEvaluator:
         """
         rank, size = distributed.rank(), distributed.world_size()
         source = as_source(loader, seed=self.seed, rank=rank, world_size=size, device=self.device)
-        hyper = {
-            name: torch.tensor(spec.default, device=self.device)
-            for name, spec in self.objective.hyper_parameters.items()
-        }
+        hyper = {name: torch.tensor(value, device=self.device) for name, value in self.hyper.items()}
         kept: list[Tensor] = []
         metrics = evaluate_objective(self.objective, source, self.device, hyper, self.seed, embeddings=kept)
         embedding = torch.cat(kept)[:EMBEDDINGS_KEPT]
         metrics["embedding_std"] = float(embedding_std(embedding))
         metrics["effective_rank"] = float(effective_rank(embedding))
         return metrics
+
+
+def _edited(objective: Objective, edits: Mapping[str, dict[str, Any]], step: int) -> dict[str, float]:
+    """Values after `step` steps of the objective's hyper-parameters that a checkpoint keeps edits of."""
+    values: dict[str, float] = {}
+    for name in objective.hyper_parameters.keys() & edits.keys():
+        adjustable = Adjustable(objective.hyper_parameters[name])
+        adjustable.load_state_dict(edits[name])
+        values[name] = adjustable(step)
+    return values
 
 
 def _rebuild(architecture: Mapping[str, Any], path: str | os.PathLike[str]) -> JEPA:

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from jepa.cli.__main__ import main
-from jepa.cli.evaluate import unseen_data
 from jepa.config import DataConfig, load_config
 from jepa.experiment import make_data
 from jepa.files import read_lines
@@ -91,12 +90,18 @@ def test_train_trains_and_evaluate_evaluates_its_checkpoint(config: Path, capsys
 
     assert main(["evaluate", "--checkpoint", str(checkpoint()), "--data", "pendulum", "--device", "cpu"]) == 0
     metrics = json.loads(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--checkpoint", str(checkpoint())])
+    assert "one of the arguments --data --config is required" in capsys.readouterr().err
+    assert main(["evaluate", "--checkpoint", str(checkpoint()), "--config", str(config), "--device", "cpu"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(metrics)
     assert {"loss", "prediction", "variance", "embedding_std", "effective_rank"} <= set(metrics)
     assert all(np.isfinite(list(metrics.values())))
 
 
 def test_evaluation_sees_other_rollouts_than_training() -> None:
-    trained, unseen = make_data(DataConfig(name="pendulum")).tensors, unseen_data("pendulum").tensors
+    config = DataConfig(name="pendulum")
+    trained, unseen = make_data(config).tensors, make_data(config, unseen=True).tensors
     assert [part.shape for part in unseen] == [part.shape for part in trained]
     assert not set(map(tuple, trained[0].tolist())) & set(map(tuple, unseen[0].tolist()))
 
