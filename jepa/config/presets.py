@@ -1,7 +1,7 @@
 """Recipes that hold up on small data: whole run configurations by name, `DATA-OBJECTIVE`.
 
-Each trains in well under a minute on one core. They were tuned on a part of the training data, so the test part, which
-the documentation's tables report, decided nothing.
+Each trains in well under a minute on one core. Options were chosen by the score on a part of the training data; the
+documentation's tables report the test part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jepa.config.schema import TrainerConfig, unknown_key_error
 
 WIDTH = 64
 
-# None of the papers' schedules: they are made for hundreds of thousands of steps, these runs have some hundreds.
+# None of the papers' schedules: they are made for hundreds of thousands of steps, these runs have 400 to 1,500.
 TRAINER = TrainerConfig(
     learning_rate=1e-3,
     warmup_fraction=0.1,

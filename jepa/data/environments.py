@@ -164,6 +164,7 @@ def _environment(env: Any, render: bool) -> Iterator[Any]:
     gymnasium = optional("gymnasium", "trajectories", "world")
     if render:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # or pygame greets on standard output
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no display
     with closing(gymnasium.make(env, render_mode="rgb_array" if render else None)) as environment:
         yield environment
 
