@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from jepa.models import ActionPredictor
-from jepa.models.action_predictor import CausalAttention, ConditionedBlock, frame_mask, roll_out
+from jepa.models.action_predictor import ConditionedBlock, frame_mask, roll_out
 
 
 def predictor(*, grid: tuple[int, ...] | None = None, history: int = 4, **options: Any) -> ActionPredictor:
@@ -83,11 +83,11 @@ def test_a_mask_computed_by_hand() -> None:
 
 
 def test_half_precision_on_cpu_follows_the_same_formula() -> None:
-    attention = CausalAttention(8, 2)
-    x = torch.randn(2, 3, 2, 8)
-    out = attention.bfloat16()(x.bfloat16())
+    model = predictor().bfloat16()
+    context, actions = (part.bfloat16() for part in trajectory())
+    out = model(context, actions)
     assert out.requires_grad
-    torch.testing.assert_close(out.float(), attention.float()(x), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(out.double(), model.double()(context.double(), actions.double()), rtol=0.05, atol=0.05)
 
 
 def test_at_the_beginning_blocks_are_the_identity_and_actions_do_not_matter() -> None:
@@ -168,6 +168,9 @@ def test_a_trip_to_files_and_back_keeps_arguments_and_outputs(grid: Any, tmp_pat
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"grid": (2, 0)}, "grid must be at least 1, got 0"),
         ({"num_heads": 3}, "num_heads=3 must divide the width 8"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"num_heads": -1}, "num_heads must be at least 1, got -1"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio must be positive .*, got -1.0"),
     ],
 )
 def test_sizes_that_make_no_predictor_are_refused(options: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from jepa.data import MemoryLoader
-from jepa.models import JEPA, Encoder, ImageTokenizer, JEPAOutput, MaskedPredictor, Predictor
+from jepa.models import JEPA, Encoder, ImageTokenizer, JEPAOutput, MaskedPredictor, ModuleEncoder, Predictor
 
 
 def conv_net() -> nn.Module:
@@ -120,6 +120,24 @@ def test_parts_that_are_no_modules_or_of_two_widths_are_refused() -> None:
         JEPA(Encoder(8, depth=1), Predictor(16, depth=1))
     with pytest.raises(ValueError, match=r"target must be one of .*got 'mean'"):
         JEPA(nn.Linear(2, 2), nn.Linear(2, 2), target="mean")  # type: ignore[arg-type]
+
+
+def test_grids_of_two_sizes_are_refused_whoever_knows_the_encoders() -> None:
+    own = Encoder(8, depth=1, tokenizer=ImageTokenizer(8, 2))
+    adapted = ModuleEncoder(nn.Identity(), 8, returns="tokens", grid=(4, 4))
+    for encoder in (own, adapted):
+        with pytest.raises(ValueError, match=r"token grid is \(4, 4\), the predictor's \(2, 8\)"):
+            JEPA(encoder, MaskedPredictor(8, (2, 8), depth=1))
+        JEPA(encoder, MaskedPredictor(8, (4, 4), depth=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_bytes_are_embedded_in_the_precision_of_the_model(dtype: torch.dtype) -> None:
+    model = image_model().to(dtype)
+    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    embedding = model.embed(images)
+    assert embedding.dtype == dtype
+    assert torch.equal(embedding, model.embed((images.double() / 255).to(dtype)))
 
 
 @pytest.mark.filterwarnings("error")

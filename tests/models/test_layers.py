@@ -19,6 +19,7 @@ from jepa.models.layers import (
     heads_of,
     init_weights,
     make_blocks,
+    make_mlp,
     pick,
     run_blocks,
 )
@@ -63,6 +64,8 @@ def test_attention_in_bfloat16_follows_float32_forward_and_backward() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="num_heads=3 must divide the width 8"):
         Attention(8, 3)
+    with pytest.raises(ValueError, match="num_heads must be at least 1, got -1"):
+        Attention(8, -1)
 
 
 def test_block_adds_attention_and_mlp_of_normalised_input() -> None:
@@ -77,6 +80,14 @@ def test_block_adds_attention_and_mlp_of_normalised_input() -> None:
 
 def test_mlp_keeps_the_width() -> None:
     assert MLP(4, 7)(torch.zeros(2, 3, 4)).shape == (2, 3, 4)
+    assert make_mlp(4, 1.75).fc1.out_features == 7
+
+
+@pytest.mark.parametrize("ratio", [0.0, -4.0, 0.1, math.inf, math.nan])
+def test_a_ratio_that_leaves_the_mlp_no_features_is_refused(ratio: float) -> None:
+    message = f"mlp_ratio must be positive and give the width 8 at least one hidden feature, got {ratio}"
+    with pytest.raises(ValueError, match=message):
+        Block(8, 2, mlp_ratio=ratio)
 
 
 def test_weights_begin_with_deviation_002_shrunk_with_depth() -> None:
@@ -153,13 +164,16 @@ def test_nothing_is_computed_again_where_no_gradient_is_wanted() -> None:
         assert not run_blocks(blocks, torch.randn(1, 2, 8), recompute=True).requires_grad
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("tokens", "grad"), [(5, False), (5, True), (200, False), (200, True)])
-def test_attention_is_the_same_function_in_either_precision(tokens: int, grad: bool) -> None:
+def test_attention_is_the_same_function_in_either_precision(tokens: int, grad: bool, masked: bool) -> None:
     q, k, v = torch.randn(3, 2, 2, tokens, 8, requires_grad=grad)
-    exact = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(8), -1) @ v
-    torch.testing.assert_close(attend(q, k, v), exact)
+    mask = torch.ones(tokens, tokens).tril().bool() if masked else None
+    scores = q @ k.transpose(-2, -1) / math.sqrt(8)
+    exact = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -math.inf), -1) @ v
+    torch.testing.assert_close(attend(q, k, v, mask), exact)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+        rough = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
     assert rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0.03)
 

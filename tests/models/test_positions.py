@@ -153,6 +153,18 @@ def test_other_grids_are_computed_once_and_follow_the_module(kind: str) -> None:
     assert copy.deepcopy(module)._others.keys() == module._others.keys()
 
 
+@pytest.mark.parametrize("grid", [None, (2, 2)])
+def test_tables_kept_by_an_evaluation_in_inference_mode_serve_training(grid: tuple[int, ...] | None) -> None:
+    module, other = Positions("rotary", grid, 8, 1), (6,) if grid is None else (3, 2)
+    x = torch.randn(1, 6, 8, requires_grad=True)
+    with torch.inference_mode():
+        module(x, x.dtype, grid=other)
+    _, rotation = module(x, x.dtype, grid=other)
+    assert rotation is not None
+    rotate(x, rotation).sum().backward()
+    assert x.grad is not None
+
+
 def test_only_a_stored_table_is_part_of_the_state_and_it_fits_its_own_grid_only() -> None:
     assert [list(positions(kind).state_dict()) for kind in ("sincos", "table", "rotary")] == [[], ["table"], []]
     with pytest.raises(ValueError, match=r"holds the positions of a \(2, 3\) grid of tokens, got an input of \(2, 2\)"):

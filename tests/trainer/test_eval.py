@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -124,6 +124,35 @@ def test_objective_weights_come_with_the_checkpoint(
     metrics = evaluator.evaluate(loader)
     expected = metrics["prediction"] + 3 * metrics["variance"] + 2.5 * metrics["covariance"]
     assert metrics["loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mode", ["scale", "hold"])
+def test_weights_edited_while_training_come_with_the_checkpoint(
+    mode: Literal["scale", "hold"], make_trainer: MakeTrainer, loader: MemoryLoader, pairs: Any, tmp_path: Path
+) -> None:
+    data = MemoryLoader(*pairs, batch_size=16, shuffle=False)
+    trainer = make_trainer(val_loader=data)
+    trainer.train(loader, num_epochs=1)
+    trainer.rates.edit(trainer.step, "variance_weight", 7.0, mode)
+    evaluator = JEPAEvaluator.from_checkpoint(trainer.save_checkpoint(tmp_path / "model.pt"))
+    assert evaluator.hyper == {"variance_weight": 7.0, "covariance_weight": 2.5}
+    metrics = evaluator.evaluate(data)
+    assert metrics["loss"] == pytest.approx(trainer.evaluate()["val_loss"], rel=1e-6)
+    expected = metrics["prediction"] + 7 * metrics["variance"] + 2.5 * metrics["covariance"]
+    assert metrics["loss"] == pytest.approx(expected)
+
+
+def test_double_precision_comes_with_the_checkpoint(
+    make_trainer: MakeTrainer, make_model: MakeModel, pairs: Any, tmp_path: Path
+) -> None:
+    data = MemoryLoader(*(part.double() for part in pairs), batch_size=16, shuffle=False)
+    trainer = make_trainer(make_model().double(), val_loader=data)
+    history = trainer.train(data, num_epochs=1)
+    evaluator = JEPAEvaluator.from_checkpoint(trainer.save_checkpoint(tmp_path / "model.pt"), device="cpu")
+    for name, tensor in trainer.objective.state_dict().items():
+        assert torch.equal(tensor, evaluator.objective.state_dict()[name]), name
+        assert tensor.dtype == evaluator.objective.state_dict()[name].dtype, name
+    assert evaluator.evaluate(data)["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-12)
 
 
 def test_parts_of_ones_own_making_must_be_passed(
