@@ -1,10 +1,13 @@
 """Terms against collapse: pure functions of a batch of embeddings, over the samples of all ranks.
 
 `variance` and `covariance` of VICReg (Bardes, Ponce, LeCun 2021, arXiv 2105.04906) and `sigreg` of LeJEPA (Balestriero,
-LeCun 2025, arXiv 2511.08544). Deviation: by default the size of a term does not depend on the width of the embeddings
-or on the batch size, so that a weight means the same everywhere; `normalization="paper"` gives the published size. Each
-is a statistic of the whole global batch: gradients of two batches, accumulated, are not those of one twice as large. A
-global batch of one sample has no spread: every term is 0 then.
+LeCun 2025, arXiv 2511.08544). Deviation: by default the size of a term does not depend on the width of the embeddings,
+so that a weight means the same for every model; `normalization="paper"` gives the published size. That of `sigreg` does
+not depend on the batch size either. Those of VICReg do, as in the paper: N independent normal samples of deviation 1
+have a mean `covariance` of 1 / (N - 1), and chance deviations below 1 leave a `variance` that falls with N too.
+
+Each is a statistic of the whole global batch: gradients of two batches, accumulated, are not those of one twice as
+large. A global batch of one sample has no spread: every term is 0 then.
 
 Axes: V views, B batch, N samples of the global batch, D features, K slices, P points.
 """
@@ -38,8 +41,7 @@ def variance(x: Tensor, *, target: float = 1.0) -> Tensor:
     x, total = _checked(x, 2)
     if total < 2:
         return _nothing(x)
-    spread = all_reduce_mean(_centred(x).square().mean(0)) * (total / (total - 1))
-    return torch.relu(target - (spread + EPS).sqrt()).mean()
+    return _hinge(all_reduce_mean(_centred(x).square().mean(0)) * (total / (total - 1)), target)
 
 
 def covariance(x: Tensor, *, normalization: CovarianceNormalization = "mean") -> Tensor:
@@ -56,13 +58,17 @@ def covariance(x: Tensor, *, normalization: CovarianceNormalization = "mean") ->
     x, total = _checked(x, 2)
     if total < 2:
         return _nothing(x)
-    features = x.shape[1]
-    centred = _centred(x)
-    with _full_precision(x):
-        product = centred.T @ centred
-    matrix = all_reduce_mean(product / len(x)) * (total / (total - 1))
-    pairs = matrix.square().sum() - matrix.diagonal().square().sum()
-    return pairs / (features if normalization == "paper" else features * max(features - 1, 1))
+    return _pairs(_covariances(x, total), normalization)
+
+
+def variance_and_covariance(x: Tensor, *, normalization: CovarianceNormalization = "mean") -> tuple[Tensor, Tensor]:
+    """`variance(x)` and `covariance(x, normalization=normalization)` from one matrix: half the talk between ranks."""
+    check_normalization(normalization, CovarianceNormalization)
+    x, total = _checked(x, 2)
+    if total < 2:
+        return _nothing(x), _nothing(x)
+    matrix = _covariances(x, total)
+    return _hinge(matrix.diagonal(), 1.0), _pairs(matrix, normalization)
 
 
 def random_directions(dim: int, num_slices: int, generator: torch.Generator) -> Tensor:
@@ -200,6 +206,24 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 
 def _centred(x: Tensor) -> Tensor:
     return x - all_reduce_mean(x.mean(0))
+
+
+def _covariances(x: Tensor, total: int) -> Tensor:
+    """(D, D), unbiased, over all ranks."""
+    centred = _centred(x)
+    with _full_precision(x):
+        product = centred.T @ centred
+    return all_reduce_mean(product / len(x)) * (total / (total - 1))
+
+
+def _hinge(variances: Tensor, target: float) -> Tensor:
+    return torch.relu(target - (variances + EPS).sqrt()).mean()
+
+
+def _pairs(matrix: Tensor, normalization: CovarianceNormalization) -> Tensor:
+    features = len(matrix)
+    pairs = matrix.square().sum() - matrix.diagonal().square().sum()
+    return pairs / (features if normalization == "paper" else features * max(features - 1, 1))
 
 
 def _nothing(x: Tensor) -> Tensor:

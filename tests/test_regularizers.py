@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jepa.regularizers import covariance, random_directions, sigreg, variance
+import jepa.regularizers
+from jepa.regularizers import covariance, random_directions, sigreg, variance, variance_and_covariance
 
 
 def spread(x: Tensor) -> Tensor:
@@ -50,6 +51,34 @@ def test_terms_equal_the_formulas_of_the_paper(samples: int, features: int, targ
         assert covariance(x).item() == pytest.approx(expected / (features - 1), rel=1e-12)
     else:
         assert covariance(x).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["mean", "paper"])
+@pytest.mark.parametrize(("samples", "features"), [(1, 4), (2, 3), (12, 5), (40, 1)])
+def test_both_terms_at_once_are_each_by_itself(samples: int, features: int, normalization: Any) -> None:
+    x = embeddings(samples, features, scale=0.2).requires_grad_()
+    together = variance_and_covariance(x, normalization=normalization)
+    apart = variance(x), covariance(x, normalization=normalization)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(*(torch.autograd.grad(value, x, retain_graph=True) for value in (one, other)))
+
+
+def test_both_terms_at_once_ask_the_other_ranks_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(jepa.regularizers, "all_reduce_mean", lambda x: asked.append(tuple(x.shape)) or x)
+    variance_and_covariance(embeddings())
+    assert asked == [(5,), (5, 5)]
+
+
+def test_chance_alone_costs_more_in_a_small_batch() -> None:
+    found = {}
+    for samples in (8, 128):
+        batches = torch.randn(300, samples, 16, dtype=torch.float64)
+        found[samples] = [torch.stack(term) for term in zip(*map(variance_and_covariance, batches), strict=True)]
+        overlap = found[samples][1]
+        assert float(overlap.mean()) == pytest.approx(1 / (samples - 1), abs=4 * float(overlap.std()) / 300**0.5)
+    assert found[8][0].mean() > 2 * found[128][0].mean()
 
 
 def test_terms_computed_by_hand() -> None:

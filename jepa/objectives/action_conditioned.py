@@ -3,9 +3,9 @@
 Two papers are settings of one loss: a teacher-forced prediction plus `rollout_weight` times one of several steps.
 
 - LeWorldModel (Maes et al. 2026, arXiv 2603.19312) is the default, but for its `rollout_weight=0`: mean squared error,
-  gradients through the targets (`target="shared"`) and SIGReg against collapse. Its weight .09 belongs to
-  `sigreg_normalization="paper"`, where the term grows with the batch; at its batch of 128 that is a weight of 4.6 in
-  the default normalization, which does not depend on the batch.
+  gradients through the targets (`target="shared"`) and SIGReg against collapse. Its weight .09 comes with
+  `normalization="paper"`, where the term grows with the batch; at its batch of 128 that is a weight of 4.6 in the
+  default normalization, which does not depend on the batch.
 - V-JEPA 2-AC (Assran et al. 2025, arXiv 2506.09985) is `distance="l1"`, a two-step rollout of weight 1, and an encoder
   that is trained already: freeze it, take `target="stop_gradient"` and `sigreg_weight=0`.
 
@@ -35,7 +35,8 @@ from jepa.objectives.base import (
     Losses,
     Objective,
     Views,
-    as_float,
+    check_count,
+    check_predictor,
     describe_batch,
     widen,
     width_of,
@@ -43,10 +44,9 @@ from jepa.objectives.base import (
 from jepa.regularizers import (
     SigregNormalization,
     check_normalization,
-    covariance,
     random_directions,
     sigreg,
-    variance,
+    variance_and_covariance,
 )
 
 Distance = Literal["mse", "l1", "smooth_l1"]
@@ -66,7 +66,8 @@ class ActionConditioned(Objective):
         rollout_steps: Steps predicted from predictions, K.
         history: Frames that the predictor sees; as many as it can by default, or 3 if it does not say.
         num_slices: Directions along which SIGReg looks.
-        sigreg_normalization: See `jepa.regularizers.sigreg`.
+        normalization: Of SIGReg: `"unit"`, or `"paper"`, whose weight is .09 unless given; see
+            `jepa.regularizers.sigreg`.
         action_dim: Numbers in an action; the predictor's by default.
         **weights: Of the other terms.
     """
@@ -97,24 +98,26 @@ class ActionConditioned(Objective):
         rollout_steps: int = 2,
         history: int | None = None,
         num_slices: int = 1024,
-        sigreg_normalization: SigregNormalization = "unit",
+        normalization: SigregNormalization = "unit",
         action_dim: int | None = None,
         **weights: float,
     ) -> None:
+        check_normalization(normalization, SigregNormalization)
+        if normalization == "paper":
+            weights = {"sigreg_weight": 0.09, **weights}
         super().__init__(model, **weights)
         if distance not in get_args(Distance):
             raise ValueError(f"distance must be one of {', '.join(map(repr, DISTANCES))}, got {distance!r}")
-        check_normalization(sigreg_normalization, SigregNormalization)
         if model.predictor is None:
             raise ValueError(
                 f"objective {self.name!r} needs a predictor: JEPA(encoder, ActionPredictor(hidden_dim, action_dim), "
                 "target='shared')"
             )
+        check_predictor(self.name, model.predictor, "ActionPredictor(hidden_dim, action_dim)", ActionPredictor)
         longest = getattr(model.predictor, "history", None)
         self.history: int = (longest or 3) if history is None else history
         for name, size in (("rollout_steps", rollout_steps), ("history", self.history), ("num_slices", num_slices)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+            check_count(name, size)
         if longest is not None and self.history > longest:
             raise ValueError(
                 f"history={self.history} is longer than the predictor's {longest}; build "
@@ -124,7 +127,7 @@ class ActionConditioned(Objective):
         self.distance = distance
         self.rollout_steps = rollout_steps
         self.num_slices = num_slices
-        self.sigreg_normalization: SigregNormalization = sigreg_normalization
+        self.normalization: SigregNormalization = normalization
         self.width = width_of(model.encoder if hasattr(model.encoder, "hidden_dim") else model.predictor)
         self.inverse = MLPPredictor(2 * self.width, self.action_dim, width=self.width, depth=1)
         self._seen_finite = False
@@ -144,7 +147,7 @@ class ActionConditioned(Objective):
             "rollout_steps": self.rollout_steps,
             "history": self.history,
             "num_slices": self.num_slices,
-            "sigreg_normalization": self.sigreg_normalization,
+            "normalization": self.normalization,
             "action_dim": self.action_dim,
             **super().config(),
         }
@@ -163,7 +166,8 @@ class ActionConditioned(Objective):
         observations, actions = self._parts(batch)
         self._check(observations, actions)
         directions = random_directions(self.width, self.num_slices, draw.generator(observations.device))
-        return {"observations": as_float(observations), "actions": actions, "directions": directions}
+        frames, actions = self.as_float(observations), self.as_float(actions)
+        return {"observations": frames, "actions": actions, "directions": directions}
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch. A term of weight 0 is computed all the same: it is shown, and may be turned up."""
@@ -173,12 +177,12 @@ class ActionConditioned(Objective):
         frames = context if context.ndim == 3 else context.mean(dim=2)
         told = widen(self.inverse(torch.cat([frames[:, :-1], frames[:, 1:]], dim=-1)))
         pooled = widen(frames)
-        rows = pooled.flatten(0, 1)
+        spread, redundancy = variance_and_covariance(pooled.flatten(0, 1))
         terms = {
             "rollout": rolled,
-            "sigreg": sigreg(pooled.transpose(0, 1), views["directions"], normalization=self.sigreg_normalization),
-            "variance": variance(rows),
-            "covariance": covariance(rows),
+            "sigreg": sigreg(pooled.transpose(0, 1), views["directions"], normalization=self.normalization),
+            "variance": spread,
+            "covariance": redundancy,
             "inverse": F.mse_loss(told, views["actions"].to(told.dtype)),
         }
         loss = forced + sum(hyper[f"{name}_weight"] * term for name, term in terms.items())

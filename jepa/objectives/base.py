@@ -7,18 +7,24 @@ tensors, so nothing recompiles. A new method is one new file in this folder.
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa.models.action_predictor import ActionPredictor
 from jepa.models.jepa import JEPA, JEPAOutput
-from jepa.regularizers import CovarianceNormalization, covariance, variance
+from jepa.models.mlp import MLPPredictor
+from jepa.models.predictor import MaskedPredictor, Predictor
+from jepa.regularizers import CovarianceNormalization, variance_and_covariance
 
 Views = dict[str, Tensor]
 
@@ -77,10 +83,17 @@ class Draw(NamedTuple):
     rank: int = 0
     world_size: int = 1
 
-    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """A fresh generator, the same on every rank: draw for the *global* batch, then keep `rows`."""
-        key = (self.seed * 0x9E3779B97F4A7C15 + self.batch * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
-        return torch.Generator(device=device).manual_seed(key)
+    def generator(self, device: torch.device | str = "cpu", purpose: str = "") -> torch.Generator:
+        """A fresh generator, the same on every rank: draw for the *global* batch, then keep `rows`.
+
+        Args:
+            device: Where it draws.
+            purpose: What the numbers are for. Each purpose has numbers of its own: name one for whatever must not
+                depend on the other draws of the batch.
+        """
+        key = self.seed * 0x9E3779B97F4A7C15 + self.batch * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB
+        key += zlib.crc32(purpose.encode()) * 0xD6E8FEB86659FD93
+        return torch.Generator(device=device).manual_seed(key % 2**63)
 
     def global_size(self, batch_size: int) -> int:
         """Samples in the global batch, given this process's `batch_size`."""
@@ -119,11 +132,12 @@ class Objective(nn.Module, ABC):
 
     def __init__(self, model: JEPA, **weights: float) -> None:
         super().__init__()
-        unknown = set(weights) - set(self.hyper_parameters)
-        if unknown:
+        if unknown := sorted(set(weights) - set(self.hyper_parameters)):
+            known = [*self.hyper_parameters, *_options_of(type(self))]
+            nearest = difflib.get_close_matches(unknown[0], known, n=1)
             raise TypeError(
-                f"objective {self.name!r} has no {', '.join(sorted(unknown))}; "
-                f"it declares {', '.join(self.hyper_parameters) or 'no hyper-parameters'}"
+                f"objective {self.name!r} has no {', '.join(unknown)}; it declares {', '.join(known) or 'no options'}"
+                + (f"; did you mean {nearest[0]!r}?" if nearest else "")
             )
         self.hyper_parameters = {
             name: replace(spec, default=spec.check(name, weights.get(name, spec.default)))
@@ -156,6 +170,13 @@ class Objective(nn.Module, ABC):
         Raises:
             ValueError: The encoder does not say what the predictor has to be told, such as its width.
         """
+
+    def as_float(self, x: Tensor) -> Tensor:
+        """Bytes to [0, 1]; these and floating-point numbers in the model's precision; anything else as it is."""
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            return x
+        dtype = precision_of(self.model, torch.float32 if x.dtype == torch.uint8 else x.dtype)
+        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
 
     def samples(self, batch: Any) -> int:
         """Number of samples in a batch of the declared layout."""
@@ -204,9 +225,39 @@ def grid_of(encoder: nn.Module) -> tuple[int, ...]:
     return tuple(grid)
 
 
-def as_float(x: Tensor) -> Tensor:
-    """Bytes to [0, 1]; anything else as it is."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+def precision_of(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """That of a module's first floating-point parameter, for what goes into it; `otherwise` if it has none."""
+    return next((own.dtype for own in module.parameters() if own.is_floating_point()), otherwise)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise a ValueError unless `value` is a whole number, at least 1."""
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_predictor(name: str, predictor: nn.Module | None, needed: str, *fitting: type[nn.Module]) -> None:
+    """Raise a ValueError for a built-in predictor that objective `name` cannot call; modules of one's own pass.
+
+    Args:
+        name: Of the objective.
+        predictor: The model's.
+        needed: How to build one that fits.
+        *fitting: The built-in kinds that fit.
+    """
+    built_in = {Predictor, MLPPredictor, MaskedPredictor, ActionPredictor}
+    if type(predictor) in built_in.difference(fitting):
+        got = type(predictor).__name__
+        raise ValueError(f"objective {name!r} needs {needed}, got {'an' if got.startswith(('A', 'ML')) else 'a'} {got}")
+
+
+def _options_of(cls: type[Objective]) -> list[str]:
+    """Keyword arguments of the constructors of a method and of what it inherits from."""
+    constructors = [vars(part)["__init__"] for part in cls.__mro__ if "__init__" in vars(part) and part is not object]
+    parameters = [one for made in constructors for one in inspect.signature(made).parameters.values()]
+    return [one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def describe_batch(batch: Any) -> str:
@@ -232,9 +283,16 @@ def smooth_l1_losses(
     """
     embedding = pooled(out.context)
     prediction = F.smooth_l1_loss(widen(out.prediction), widen(F.layer_norm(out.target, out.target.shape[-1:])))
-    spread, redundancy = variance(embedding), covariance(embedding, normalization=normalization)
-    loss = prediction + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
-    terms = {"prediction": prediction, "variance": spread, "covariance": redundancy}
+    return with_spread(prediction, embedding, hyper, normalization)
+
+
+def with_spread(
+    error: Tensor, embedding: Tensor, hyper: Mapping[str, Tensor], normalization: CovarianceNormalization
+) -> Losses:
+    """A prediction error plus the variance and covariance terms of embeddings (B, D), as `hyper` weighs them."""
+    spread, redundancy = variance_and_covariance(embedding, normalization=normalization)
+    loss = error + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
+    terms = {"prediction": error, "variance": spread, "covariance": redundancy}
     return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
 
 

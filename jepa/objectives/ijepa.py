@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from jepa.masks import BlockMaskSampler
 from jepa.models.jepa import JEPA
-from jepa.models.predictor import MaskedPredictor, Predictor
+from jepa.models.predictor import MaskedPredictor
 from jepa.objectives.base import (
     Draw,
     HyperParameter,
     Losses,
     Objective,
     Views,
-    as_float,
+    check_count,
+    check_predictor,
     describe_batch,
     grid_of,
     smooth_l1_losses,
@@ -36,7 +37,8 @@ class IJEPA(Objective):
     """Smooth-L1 between predicted and layer-normalised target tokens, over several target blocks.
 
     Args:
-        model: Its encoder has a tokenizer with a grid, its predictor is a `MaskedPredictor` over that grid.
+        model: Its encoder has a tokenizer with a grid, its predictor is a `MaskedPredictor` over that grid
+            with one mask token, or a module of your own called as `predictor(context, context_mask, target_mask)`.
         num_targets: Target blocks a sample.
         target_scale: Share of the grid a target block covers, smallest and largest.
         aspect_ratio: Height / width of a target block, smallest and largest.
@@ -89,11 +91,16 @@ class IJEPA(Objective):
         grid = grid_of(model.encoder)
         if len(grid) > 2:
             raise ValueError(f"objective 'ijepa' masks images and series, got a token grid {grid}; use 'vjepa'")
-        if model.predictor is None or isinstance(model.predictor, Predictor):
+        needed = f"MaskedPredictor(hidden_dim, grid={grid})"
+        if model.predictor is None:
+            raise ValueError(f"objective 'ijepa' needs {needed}, got no predictor")
+        check_predictor("ijepa", model.predictor, needed, MaskedPredictor)
+        if isinstance(model.predictor, MaskedPredictor) and model.predictor.num_mask_tokens != 1:
             raise ValueError(
-                f"objective 'ijepa' needs MaskedPredictor(hidden_dim, grid={grid}), got "
-                f"{'no predictor' if model.predictor is None else 'a Predictor'}"
+                f"objective 'ijepa' has one kind of masks, and the predictor has {model.predictor.num_mask_tokens} "
+                f"mask tokens; build {needed}"
             )
+        check_count("num_targets", num_targets)
         self.normalization: CovarianceNormalization = normalization
         self.masks = BlockMaskSampler(
             grid,
@@ -135,7 +142,7 @@ class IJEPA(Objective):
             raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
         masks = self.masks(draw.global_size(len(images)), draw.generator(images.device))
         context, target = (mask[draw.rows(len(images))] for mask in masks)
-        return {"images": as_float(images), "context_mask": context, "target_mask": target}
+        return {"images": self.as_float(images), "context_mask": context, "target_mask": target}
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""

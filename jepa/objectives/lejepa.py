@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from jepa.models.jepa import JEPA
-from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
+from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views, check_count
 from jepa.objectives.multi_view import MultiView
 from jepa.regularizers import SigregNormalization, check_normalization, random_directions, sigreg
 from jepa.views import ImageViews, SeriesViews, VectorViews
@@ -55,8 +55,7 @@ class LeJEPA(MultiView):
         if normalization == "paper":
             options = {"sigreg_weight": 0.05, **options}
         super().__init__(model, **options)
-        if num_slices < 1:
-            raise ValueError(f"num_slices must be at least 1, got {num_slices}")
+        check_count("num_slices", num_slices)
         self.num_slices = num_slices
         self.normalization: SigregNormalization = normalization
 
@@ -67,7 +66,7 @@ class LeJEPA(MultiView):
     def views(self, batch: Any, draw: Draw) -> Views:
         """The views, and SIGReg's `directions` (P, K), which are the same on every rank."""
         views = super().views(batch, draw)
-        generator = draw.generator(views["global"].device)
+        generator = draw.generator(views["global"].device, "directions")  # not the numbers of the views
         return {**views, "directions": random_directions(self.projection_dim, self.num_slices, generator)}
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:

@@ -5,7 +5,7 @@ Axes: V views, B batch, N tokens, D features of an embedding, P features of a pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jepa.augmentations import BatchRandom
 from jepa.distributed import all_reduce_mean
 from jepa.models.jepa import JEPA
-from jepa.objectives.base import Draw, Objective, Views, as_float, describe_batch, pooled, widen, width_of
+from jepa.objectives.base import Draw, Objective, Views, describe_batch, pooled, precision_of, widen, width_of
 from jepa.views import (
     AUGMENTS,
     Augment,
@@ -48,7 +48,8 @@ class MultiView(Objective):
 
     layout = (
         "images (B, C, H, W), series (B, C, T) or vectors (B, D), or a tuple that begins with them (labels are not "
-        "looked at); with augment=ReadyViews(...) a tensor (B, V, ...) or a list of V tensors (B, ...)"
+        "looked at); with augment=ReadyViews(...) a tensor (B, V, ...) or a list of V tensors (B, ...), or a "
+        "tuple that begins with either"
     )
     targets = ("shared",)
     batch_statistics = True
@@ -125,20 +126,14 @@ class MultiView(Objective):
         if augment is None or isinstance(augment, ReadyViews) or AXES[type(augment)] != x.ndim:
             raise self._misfit(batch)
         random = BatchRandom(draw.generator(x.device), draw.global_size(len(x)), draw.rows(len(x)))
-        return augment(as_float(x), random)
+        return augment(self.as_float(x), random)
 
     def _ready(self, batch: Any, augment: ReadyViews) -> tuple[Tensor, ...]:
-        nested = isinstance(batch, tuple | list) and batch and isinstance(batch[0], tuple | list)
-        views = batch[0] if nested else batch
-        if isinstance(views, Tensor) and views.ndim > 2:
-            views = views.unbind(1)
-        if not (isinstance(views, tuple | list) and all(isinstance(view, Tensor) and view.ndim > 1 for view in views)):
-            raise self._misfit(batch)
-        groups = [group for group in (views[: augment.num_global], views[augment.num_global :]) if group]
-        complete = len(views) == augment.num_global + augment.num_local and len({len(view) for view in views}) == 1
-        if not complete or any(len({view.shape for view in group}) > 1 for group in groups):
-            raise self._misfit(batch)
-        return tuple(torch.stack([as_float(view) for view in group]) for group in groups)
+        first = batch[0] if isinstance(batch, tuple | list) and batch else None
+        for views in (batch, first):  # the views themselves, or what begins with them
+            if groups := ready_groups(views, augment):
+                return tuple(self.as_float(torch.stack([*group])) for group in groups)
+        raise self._misfit(batch)
 
     def _misfit(self, batch: Any) -> TypeError:
         wanted = "" if self.augment is None else f" and was built with {self.augment}"
@@ -156,9 +151,22 @@ class MultiView(Objective):
         """
         groups = [views[name] for name in ("global", "local") if name in views]
         embeddings = [pooled(self.model.encoder(group.flatten(0, 1))) for group in groups]
-        projections = widen(self.projector(torch.cat(embeddings)))
+        embedding = torch.cat(embeddings)
+        projections = widen(self.projector(embedding.to(precision_of(self.projector, embedding.dtype))))
         samples = groups[0].shape[1]
         return projections.unflatten(0, (-1, samples)), embeddings[0][:samples]
+
+
+def ready_groups(views: Any, augment: ReadyViews) -> Sequence[Sequence[Tensor]]:
+    """Global views (B, ...) and, where there are any, local ones; nothing if these are not the views asked for."""
+    if isinstance(views, Tensor) and views.ndim > 2:
+        views = views.unbind(1)
+    if not (isinstance(views, tuple | list) and all(isinstance(view, Tensor) and view.ndim > 1 for view in views)):
+        return []
+    if len(views) != augment.num_global + augment.num_local or len({len(view) for view in views}) != 1:
+        return []
+    groups = [group for group in (views[: augment.num_global], views[augment.num_global :]) if group]
+    return groups if all(len({(view.shape, view.dtype) for view in group}) == 1 for group in groups) else []
 
 
 class GlobalBatchNorm(nn.Module):
@@ -170,10 +178,10 @@ class GlobalBatchNorm(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, D) to (N, D), in at least float32."""
-        x = widen(x)
-        centred = x - all_reduce_mean(x.mean(0))
-        return centred * (all_reduce_mean(centred.square().mean(0)) + 1e-5).rsqrt()
+        """(N, D) to (N, D) in the precision of `x`; the statistics are computed in at least float32."""
+        wide = widen(x)
+        centred = wide - all_reduce_mean(wide.mean(0))
+        return (centred * (all_reduce_mean(centred.square().mean(0)) + 1e-5).rsqrt()).to(x.dtype)
 
 
 def make_projector(input_dim: int, output_dim: int, width: int, depth: int) -> nn.Sequential:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa.models.jepa import JEPA
+from jepa.models.mlp import MLPPredictor
 from jepa.models.predictor import Predictor
 from jepa.objectives.base import (
     Draw,
@@ -21,7 +22,7 @@ from jepa.objectives.base import (
     Losses,
     Objective,
     Views,
-    as_float,
+    check_predictor,
     describe_batch,
     smooth_l1_losses,
     width_of,
@@ -53,6 +54,8 @@ class StatePair(Objective):
         if normalization == "paper":
             weights = {"covariance_weight": 0.04, **weights}
         super().__init__(model, **weights)
+        needed = "Predictor(hidden_dim) or MLPPredictor(hidden_dim)"
+        check_predictor(self.name, model.predictor, needed, Predictor, MLPPredictor)
         self.normalization: CovarianceNormalization = normalization
 
     def config(self) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class StatePair(Objective):
         now, then = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
         if not (isinstance(now, Tensor) and isinstance(then, Tensor) and now.shape == then.shape):
             raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
-        return {"context": as_float(now), "target": as_float(then)}
+        return {"context": self.as_float(now), "target": self.as_float(then)}
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""

@@ -3,7 +3,9 @@
 Bardes, Ponce, LeCun 2021 (arXiv 2105.04906). With `normalization="paper"` the terms and weights are those of the
 published code: the variance term is averaged over the two views, the covariance terms are added up. Deviations: by
 default both are averaged, the latter also over the pairs of features, so that weights mean the same at any width; AdamW
-replaces LARS, at a learning rate of ours.
+replaces LARS, at a learning rate of ours. In either normalisation the expander is not the published one: it is narrower
+(64 outputs behind four times the encoder's width, in place of 8192 features in every layer), and its batch
+normalisation takes both views together, after the activation, where the published one takes each view by itself.
 
 Variance, covariance and the expander's batch normalisation are statistics of the whole batch: accumulating the
 gradients of several batches is not the same as one larger batch.
@@ -20,7 +22,7 @@ from torch import Tensor
 from jepa.models.jepa import JEPA
 from jepa.objectives.base import HyperParameter, Losses, Objective, Views
 from jepa.objectives.multi_view import MultiView
-from jepa.regularizers import CovarianceNormalization, check_normalization, covariance, variance
+from jepa.regularizers import CovarianceNormalization, check_normalization, variance_and_covariance
 from jepa.views import Augment, ImageViews, SeriesViews, VectorViews
 
 PAPER_WEIGHTS = {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0}
@@ -76,12 +78,11 @@ class VICReg(MultiView):
         """The loss of one batch."""
         projections, embedding = self.project(views)
         first, second = projections
-        spreads = [variance(view) for view in projections]
-        overlaps = [covariance(view, normalization=self.normalization) for view in projections]
-        redundancy = torch.stack(overlaps)
+        costs = [variance_and_covariance(view, normalization=self.normalization) for view in projections]
+        spread, redundancy = (torch.stack(term) for term in zip(*costs, strict=True))
         terms = {
             "invariance": (first - second).square().mean(),
-            "variance": torch.stack(spreads).mean(),
+            "variance": spread.mean(),
             "covariance": redundancy.sum() if self.normalization == "paper" else redundancy.mean(),
         }
         loss = torch.stack([hyper[f"{name}_weight"] * term for name, term in terms.items()]).sum()

@@ -1,9 +1,10 @@
 """V-JEPA: predict the embeddings of hidden regions of a video from the visible rest.
 
 Bardes et al. 2024 (arXiv 2404.08471); V-JEPA 2: Assran et al. 2025 (arXiv 2506.09985). Every clip is masked several
-times, by groups of many small and of a few large blocks that last through the clip. Deviations: the masks are the same
-at every time (see `jepa.masks`; `official_masks=True` draws the published ones), and variance and covariance terms
-(VICReg, arXiv 2105.04906) on the mean context embedding may be added, as in I-JEPA; their weights are 0 unless set.
+times, by groups of many small and of a few large blocks that last through the clip. Deviations: the masks have one
+distribution at every time (see `jepa.masks`; `official_masks=True` draws the published ones), and variance and
+covariance terms (VICReg, arXiv 2105.04906) on the mean context embedding may be added, as in I-JEPA; their weights are
+0 unless set.
 
 Axes: B batch, C channels or context tokens, T frames, H W pixels, G groups of masks, M target tokens, N tokens,
 D features.
@@ -21,21 +22,22 @@ from torch import Tensor, nn
 from jepa.masks import TubeMaskSampler
 from jepa.models.jepa import JEPA
 from jepa.models.positions import gather_tokens
-from jepa.models.predictor import MaskedPredictor, Predictor
+from jepa.models.predictor import MaskedPredictor
 from jepa.objectives.base import (
     Draw,
     HyperParameter,
     Losses,
     Objective,
     Views,
-    as_float,
+    check_predictor,
     describe_batch,
     grid_of,
     pooled,
     widen,
     width_of,
+    with_spread,
 )
-from jepa.regularizers import CovarianceNormalization, check_normalization, covariance, variance
+from jepa.regularizers import CovarianceNormalization, check_normalization
 
 MASK_GROUPS = ((8, 0.15), (2, 0.7))
 
@@ -169,7 +171,7 @@ class VJEPA(Objective):
         videos = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(videos, Tensor) or videos.ndim != 5:
             raise TypeError(f"objective {self.name!r} takes batches {self.layout}; got {describe_batch(batch)}")
-        views = {"videos": as_float(videos)}
+        views = {"videos": self.as_float(videos)}
         generator, rows = draw.generator(videos.device), draw.rows(len(videos))
         for group, sampler in enumerate(self.masks):
             context, target = sampler(draw.global_size(len(videos)), generator)
@@ -189,10 +191,7 @@ class VJEPA(Objective):
             errors.append(self._distance(prediction, gather_tokens(target, hidden)))
             embeddings.append(pooled(context))
         error, embedding = torch.stack(errors).mean(), torch.stack(embeddings).mean(0)
-        spread, redundancy = variance(embedding), covariance(embedding, normalization=self.normalization)
-        loss = error + hyper["variance_weight"] * spread + hyper["covariance_weight"] * redundancy
-        terms = {"prediction": error, "variance": spread, "covariance": redundancy}
-        return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
+        return with_spread(error, embedding, hyper, self.normalization)
 
     def _distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape != target.shape:
@@ -229,11 +228,13 @@ def moving_digits(frames: int = 4, size: int = 12) -> Any:
     start = torch.randint(2 * room, (len(images), 2), generator=generator)
     speed = torch.randint(-2, 3, (len(images), 2), generator=generator)
     videos = images.new_zeros(len(images), 1, frames, size, size)
+    number = torch.arange(len(images)).view(-1, 1, 1)
+    pixel = torch.arange(images.shape[-1])
     for time in range(frames):
         there_and_back = (start + time * speed) % (2 * room)
-        place = torch.minimum(there_and_back, 2 * room - there_and_back)
-        for number, (top, left) in enumerate(place.tolist()):
-            videos[number, 0, time, top : top + 8, left : left + 8] = images[number, 0]
+        top, left = torch.minimum(there_and_back, 2 * room - there_and_back).unsqueeze(-1).unbind(1)
+        rows, columns = (top + pixel).unsqueeze(2), (left + pixel).unsqueeze(1)
+        videos[number, 0, time, rows, columns] = images[:, 0]
     return TensorDataset(videos, labels)
 
 
@@ -250,9 +251,9 @@ def _checked_groups(groups: Any) -> tuple[tuple[int, float], ...]:
 
 def _check_predictor(predictor: nn.Module | None, grid: tuple[int, ...], groups: int) -> None:
     needed = f"MaskedPredictor(hidden_dim, grid={grid}, num_mask_tokens={groups})"
-    if predictor is None or isinstance(predictor, Predictor):
-        got = "no predictor" if predictor is None else "a Predictor"
-        raise ValueError(f"objective 'vjepa' needs {needed}, got {got}")
+    if predictor is None:
+        raise ValueError(f"objective 'vjepa' needs {needed}, got no predictor")
+    check_predictor("vjepa", predictor, needed, MaskedPredictor)
     if isinstance(predictor, MaskedPredictor) and predictor.num_mask_tokens != groups:
         raise ValueError(
             f"there are {groups} groups of masks, and the predictor has {predictor.num_mask_tokens} mask tokens, one "

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa import distributed
 from jepa.data.source import BatchSource, as_source
 from jepa.diagnostics import effective_rank, embedding_std
 from jepa.models.base import build
 from jepa.models.jepa import JEPA
-from jepa.objectives import as_objective, build_objective
+from jepa.objectives import as_objective
 from jepa.objectives.base import Draw, Objective
 from jepa.trainer.checkpoint import check_fits, read_checkpoint
 from jepa.trainer.schedules import Adjustable
@@ -107,7 +107,7 @@ class JEPAEvaluator:
         cls,
         path: str | os.PathLike[str],
         *,
-        model: JEPA | None = None,
+        model: JEPA | nn.Module | None = None,
         device: torch.device | str | None = None,
     ) -> JEPAEvaluator:
         """Rebuild model and objective from a trainer's checkpoint.
@@ -118,7 +118,7 @@ class JEPAEvaluator:
         Args:
             path: The file.
             model: Needed where encoder or predictor are not built in: a model of the same architecture, whose
-                weights are replaced.
+                weights are replaced, or the encoder alone where the objective's usual predictor was trained with it.
             device: Where to compute.
 
         Raises:
@@ -130,7 +130,7 @@ class JEPAEvaluator:
         if model is None:
             model = _rebuild(state["architecture"], path)
         options = dict(state["objective"])
-        objective = build_objective(options.pop("name"), model, options)
+        objective = as_objective(model, options.pop("name"), options)
         tensors = state["objective_state"]
         check_fits(objective, tensors, path)
         if any(tensors[name].dtype == torch.float64 for name, _ in objective.named_parameters()):
@@ -176,7 +176,7 @@ def _rebuild(architecture: Mapping[str, Any], path: str | os.PathLike[str]) -> J
     if missing:
         raise ValueError(
             f"{path} holds {' and '.join(missing)} of your own making; build the model and pass it: "
-            "JEPAEvaluator.from_checkpoint(path, model=JEPA(...))"
+            "JEPAEvaluator.from_checkpoint(path, model=JEPA(...)), or model=encoder if that is what was trained"
         )
     arguments: dict[str, Any] = {
         name: build(spec) if isinstance(spec, Mapping) else spec for name, spec in architecture.items()

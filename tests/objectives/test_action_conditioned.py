@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from jepa.models import JEPA, ActionPredictor, Encoder, ImageTokenizer, MLPEncoder
+from jepa.models import (
+    JEPA,
+    ActionPredictor,
+    Encoder,
+    ImageTokenizer,
+    MaskedPredictor,
+    MLPEncoder,
+    MLPPredictor,
+    Predictor,
+)
 from jepa.objectives import ActionConditioned, Draw, Losses
 from jepa.objectives.action_conditioned import windows
 from jepa.trainer import create_trainer
@@ -118,7 +127,7 @@ def test_the_loss_of_a_trajectory_computed_by_hand() -> None:
 
 
 def test_the_other_terms_equal_their_formulas_and_the_loss_is_their_sum() -> None:
-    objective = linear_objective(sigreg_normalization="paper")
+    objective = linear_objective(normalization="paper")
     observations, actions = batch()
     views = objective.views((observations, actions), DRAW)
     weights = hyper(rollout=0.5, sigreg=0.25, variance=2.0, covariance=3.0, inverse=4.0)
@@ -299,11 +308,12 @@ def test_numbers_that_are_not_finite_are_an_error_in_the_first_batch() -> None:
     [
         ({"distance": "cosine"}, "distance must be one of 'mse', 'l1', 'smooth_l1', got 'cosine'"),
         ({"rollout_steps": 0}, "rollout_steps must be at least 1, got 0"),
+        ({"rollout_steps": 1.5}, "rollout_steps must be a whole number, got 1.5"),
         ({"history": 0}, "history must be at least 1, got 0"),
         ({"history": 4}, r"history=4 is longer than the predictor's 3; build ActionPredictor\(..., history=4\)"),
         ({"num_slices": 0}, "num_slices must be at least 1, got 0"),
         ({"action_dim": 3}, "action_dim=3 contradicts the predictor, whose actions have 2 numbers"),
-        ({"sigreg_normalization": "none"}, "normalization must be one of 'unit', 'paper', got 'none'"),
+        ({"normalization": "none"}, "normalization must be one of 'unit', 'paper', got 'none'"),
         ({"rollout_weight": -1.0}, r"rollout_weight must lie in \[0, 1000\], got -1"),
     ],
 )
@@ -317,6 +327,10 @@ def test_models_that_lack_something_are_refused_with_what_to_build() -> None:
         ActionConditioned.model_for(MLPEncoder(3, 8))
     with pytest.raises(ValueError, match=r"needs a predictor: JEPA\(encoder, ActionPredictor"):
         ActionConditioned(JEPA(MLPEncoder(3, 8), target="shared"))
+    for wrong in (Predictor(8, depth=1), MaskedPredictor(8, (2,)), MLPPredictor(8)):
+        message = rf"needs ActionPredictor\(hidden_dim, action_dim\), got an? {type(wrong).__name__}"
+        with pytest.raises(ValueError, match=message):
+            ActionConditioned(JEPA(MLPEncoder(3, 8), wrong, target="shared"), action_dim=2)
     with pytest.raises(ValueError, match="LinearPredictor does not say how many numbers an action has"):
         ActionConditioned(JEPA(MLPEncoder(3, 4), LinearPredictor(4, 2), target="shared"))
     with pytest.raises(ValueError, match="Linear does not say how wide its embeddings are"):
@@ -335,8 +349,14 @@ def test_a_predictor_that_does_not_answer_every_frame_is_an_error() -> None:
         step(objective.double(), batch(), hyper())
 
 
+def test_the_weight_of_the_paper_goes_with_its_normalization() -> None:
+    assert transformer().config()["sigreg_weight"] == 5
+    assert transformer(normalization="paper").config()["sigreg_weight"] == 0.09
+    assert transformer(normalization="paper", sigreg_weight=2).config()["sigreg_weight"] == 2
+
+
 def test_options_survive_a_config() -> None:
-    objective = transformer(distance="l1", rollout_steps=3, history=2, inverse_weight=0.5, sigreg_normalization="paper")
+    objective = transformer(distance="l1", rollout_steps=3, history=2, inverse_weight=0.5, normalization="paper")
     config = objective.config()
     assert config["inverse_weight"] == 0.5
     assert ActionConditioned(objective.model, **config).config() == config

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from jepa.models import JEPA, Encoder, Predictor
-from jepa.objectives import IJEPA, OBJECTIVES, Draw, HyperParameter, Objective, StatePair, get_objective
+from jepa.objectives import IJEPA, OBJECTIVES, Draw, HyperParameter, Objective, StatePair, VICReg, get_objective
 
 
 def model(target: str = "ema") -> JEPA:
@@ -43,9 +43,15 @@ def test_weights_change_this_objective_only_and_are_kept_by_its_config() -> None
 
 def test_weights_that_are_unknown_or_out_of_range_are_refused() -> None:
     with pytest.raises(
-        TypeError, match="'state_pair' has no variance_wieght; it declares variance_weight, covariance_weight"
+        TypeError,
+        match="has no variance_wieght; it declares variance_weight, covariance_weight, normalization; did you mean "
+        "'variance_weight'",
     ):
         StatePair(model(), variance_wieght=1.0)
+    with pytest.raises(TypeError, match=r"'vicreg' has no projecton_dim; .*; did you mean 'projection_dim'"):
+        VICReg(JEPA(Encoder(8, 3, depth=1), target="shared"), projecton_dim=3)
+    with pytest.raises(TypeError, match=r"'state_pair' has no zzz; it declares [a-z_, ]*$"):
+        StatePair(model(), zzz=1.0)
     with pytest.raises(ValueError, match=r"variance_weight must lie in \[0, 1000\], got -1"):
         StatePair(model(), variance_weight=-1.0)
 
@@ -74,6 +80,14 @@ def test_a_draw_is_a_function_of_seed_and_batch_and_the_same_on_every_rank() -> 
     distinct = {tuple(numbers(Draw(seed, batch))) for seed in range(20) for batch in range(50)}
     assert len(distinct) == 1000
     assert numbers(Draw(-1, 2**40)) == numbers(Draw(-1, 2**40))
+
+
+def test_draws_for_different_purposes_have_numbers_of_their_own() -> None:
+    found = [torch.rand(3, generator=Draw(0, 5).generator("cpu", *purpose)) for purpose in ((), ("",), ("a",), ("b",))]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert not torch.equal(found[2], found[3])
+    assert torch.equal(torch.rand(3, generator=Draw(0, 5, 1, 2).generator(purpose="a")), found[2])
 
 
 def test_ranks_share_out_the_rows_of_the_global_batch() -> None:

@@ -87,6 +87,17 @@ def test_the_loss_is_finite_and_its_parts_are_detached(cls: type[Objective]) -> 
     assert not losses.embedding.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_takes_the_same_data(cls: type[Objective], dtype: torch.dtype) -> None:
+    objective, data = example(cls)
+    objective.to(dtype)
+    losses = losses_of(objective, batch_of(data))
+    losses.loss.backward()
+    assert losses.loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.isfinite(losses.loss)
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
 def test_gradients_reach_every_trainable_parameter_and_never_a_moving_average(cls: type[Objective]) -> None:
     objective, data = example(cls)
     losses_of(objective, batch_of(data)).loss.backward()

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer, VideoTokenizer
+from jepa.models import (
+    JEPA,
+    ActionPredictor,
+    Encoder,
+    ImageTokenizer,
+    MaskedPredictor,
+    MLPPredictor,
+    Predictor,
+    SeriesTokenizer,
+    VideoTokenizer,
+)
 from jepa.objectives import IJEPA, Draw, Losses
 from jepa.trainer import create_trainer
 
@@ -237,8 +247,12 @@ def test_models_without_a_grid_or_with_two_are_refused() -> None:
     with pytest.raises(ValueError, match="give the encoder a tokenizer"):
         IJEPA(JEPA(nn.Linear(4, 16), nn.Linear(16, 16)))
     encoder = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
-    with pytest.raises(ValueError, match=r"needs MaskedPredictor\(hidden_dim, grid=\(4, 4\)\), got a Predictor"):
-        IJEPA(JEPA(encoder, Predictor(16, depth=1)))
+    for wrong in (Predictor(16, depth=1), MLPPredictor(16), ActionPredictor(16, 2)):
+        message = rf"needs MaskedPredictor\(hidden_dim, grid=\(4, 4\)\), got an? {type(wrong).__name__}"
+        with pytest.raises(ValueError, match=message):
+            IJEPA(JEPA(encoder, wrong))
+    with pytest.raises(ValueError, match="one kind of masks, and the predictor has 2 mask tokens; build MaskedPred"):
+        IJEPA(JEPA(encoder, MaskedPredictor(16, (4, 4), num_mask_tokens=2)))
     with pytest.raises(ValueError, match="got no predictor"):
         IJEPA(JEPA(encoder))
     video = Encoder(16, depth=1, tokenizer=VideoTokenizer(4, 8, 2, channels=1))
@@ -252,6 +266,10 @@ def test_models_without_a_grid_or_with_two_are_refused() -> None:
 def test_mask_options_are_checked_and_survive_a_config() -> None:
     with pytest.raises(ValueError, match="target_scale must satisfy"):
         IJEPA(model(), target_scale=(0.5, 0.1))
+    with pytest.raises(ValueError, match=r"num_targets must be a whole number, got 2\.5"):
+        IJEPA(model(), num_targets=2.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"'ijepa' has no num_target; .* did you mean 'num_targets'"):
+        IJEPA(model(), num_target=3)
     options: dict[str, Any] = {
         "num_targets": 2,
         "target_scale": (0.1, 0.3),

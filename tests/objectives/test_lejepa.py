@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jepa.models import JEPA, MLPEncoder
 from jepa.objectives import Draw, LeJEPA
+from jepa.regularizers import random_directions
 from jepa.views import ReadyViews, VectorViews
 
 DRAW = Draw(seed=0, batch=0)
@@ -74,6 +75,11 @@ def test_directions_are_drawn_anew_each_batch_and_are_those_of_every_rank() -> N
     torch.testing.assert_close(directions.norm(dim=0), torch.ones(6))
     assert torch.equal(method.views(x[:3], Draw(0, 0, rank=1, world_size=2))["directions"], directions)
     assert not torch.equal(method.views(x, Draw(0, 1))["directions"], directions)
+
+
+def test_directions_do_not_share_the_numbers_of_the_augmentation() -> None:
+    directions = objective(augment=VectorViews()).views(torch.randn(6, 5, dtype=torch.float64), DRAW)["directions"]
+    assert not torch.equal(directions, random_directions(4, 6, DRAW.generator()))
 
 
 def test_a_last_batch_of_one_sample_trains_on_the_agreement_alone() -> None:

@@ -107,10 +107,17 @@ def test_ready_views_are_taken_as_one_tensor_as_a_list_and_as_a_list_beside_labe
     objective = ready(cls)
     first, second = torch.rand(2, 6, 5)
     labels = torch.arange(6)
-    for batch in (torch.stack([first, second], 1), [first, second], (first, second), [[first, second], labels]):
+    stacked = torch.stack([first, second], 1)
+    lists = ([first, second], (first, second), [[first, second], labels])
+    for batch in (stacked, [stacked], (stacked, labels), [stacked, labels], *lists):
         views = objective.views(batch, DRAW)
         assert torch.equal(views["global"], torch.stack([first, second]))
         assert objective.samples(batch) == 6
+
+
+def test_a_list_of_views_is_that_even_where_their_second_axis_would_fit() -> None:
+    series = torch.rand(2, 6, 2, 12)
+    assert torch.equal(ready(VICReg).views([series[0], series[1]], DRAW)["global"], series)
 
 
 def test_ready_views_of_two_sizes_are_kept_apart() -> None:
@@ -130,7 +137,7 @@ def test_ready_views_of_two_sizes_are_kept_apart() -> None:
         [torch.rand(6, 5)],
         [torch.rand(6, 5), torch.rand(5, 5)],
         [torch.rand(6, 5), torch.rand(6, 4)],
-        [torch.rand(6, 2, 5), torch.arange(6)],
+        [torch.rand(6, 3, 5), torch.arange(6)],
         [],
         None,
     ],
@@ -214,7 +221,9 @@ def test_rows_are_normalised_by_the_statistics_of_all_of_them_also_in_evaluation
     x = 3 * torch.randn(50, 4, dtype=torch.float64) + 5
     found = GlobalBatchNorm().eval()(x)
     torch.testing.assert_close(found, (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt())
-    assert GlobalBatchNorm()(x.bfloat16()).dtype == torch.float32
+    half = GlobalBatchNorm()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, GlobalBatchNorm()(x.bfloat16().float()).bfloat16())
     one = GlobalBatchNorm()(x[:1])
     assert not one.any()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa.models import JEPA, Encoder, ImageTokenizer, Predictor
+from jepa.models import JEPA, ActionPredictor, Encoder, ImageTokenizer, MaskedPredictor, MLPPredictor, Predictor
 from jepa.objectives import Draw, StatePair
 
 DRAW = Draw(seed=0, batch=0)
@@ -116,6 +116,17 @@ def test_any_module_trains_as_encoder_and_predictor(
         assert parameter.grad is not None
         assert parameter.grad.any()
     assert all(parameter.grad is None for parameter in model.target.parameters())
+
+
+def test_predictors_that_need_more_than_embeddings_are_refused() -> None:
+    encoder = nn.Linear(3, 8)
+    for wrong in (MaskedPredictor(8, (2,)), ActionPredictor(8, 2)):
+        message = (
+            rf"'state_pair' needs Predictor\(hidden_dim\) or MLPPredictor\(hidden_dim\), got an? {type(wrong).__name__}"
+        )
+        with pytest.raises(ValueError, match=message):
+            StatePair(JEPA(encoder, wrong))
+    StatePair(JEPA(encoder, MLPPredictor(8)))
 
 
 def test_bytes_are_scaled_and_other_numbers_left_alone() -> None:

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from jepa.config.schema import TrainerConfig
-from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, VideoTokenizer
+from jepa.models import (
+    JEPA,
+    ActionPredictor,
+    Encoder,
+    ImageTokenizer,
+    MaskedPredictor,
+    MLPPredictor,
+    Predictor,
+    VideoTokenizer,
+)
 from jepa.objectives import VJEPA, Draw, Losses
 from jepa.objectives.vjepa import V_JEPA_2, moving_digits
 from jepa.trainer import create_trainer
@@ -185,8 +194,9 @@ def test_models_that_do_not_fit_are_refused() -> None:
         VJEPA(JEPA(nn.Linear(4, 16), nn.Linear(16, 16)))
     encoder = model().encoder
     needed = r"MaskedPredictor\(hidden_dim, grid=\(2, 4, 4\), num_mask_tokens=2\)"
-    with pytest.raises(ValueError, match=rf"needs {needed}, got a Predictor"):
-        VJEPA(JEPA(encoder, Predictor(16, depth=1)))
+    for wrong in (Predictor(16, depth=1), MLPPredictor(16), ActionPredictor(16, 2)):
+        with pytest.raises(ValueError, match=rf"needs {needed}, got an? {type(wrong).__name__}"):
+            VJEPA(JEPA(encoder, wrong))
     with pytest.raises(ValueError, match=rf"needs {needed}, got no predictor"):
         VJEPA(JEPA(encoder))
     with pytest.raises(ValueError, match=rf"2 groups of masks, and the predictor has 1 mask tokens.*; build {needed}"):

@@ -196,3 +196,20 @@ def test_bad_input_is_named(make_model: MakeModel, pairs: Any) -> None:
     with pytest.raises(TypeError, match=r"takes batches \(state_t, state_t1\)"):
         evaluator.evaluate([pairs[0]])
     assert evaluator.objective.training, "the mode is restored after an error too"
+
+
+def test_an_encoder_of_ones_own_is_enough_where_the_usual_predictor_was_trained_with_it(
+    make_trainer: MakeTrainer, pairs: Any, tmp_path: Path
+) -> None:
+    def own() -> nn.Module:
+        encoder = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 8))
+        encoder.hidden_dim = 8  # type: ignore[assignment]
+        return encoder
+
+    trainer = make_trainer(own())
+    trainer.train(MemoryLoader(*pairs, batch_size=8), num_epochs=1)
+    path = trainer.save_checkpoint(tmp_path / "own.pt")
+    with pytest.raises(ValueError, match="or model=encoder if that is what was trained"):
+        JEPAEvaluator.from_checkpoint(path)
+    evaluator = JEPAEvaluator.from_checkpoint(path, model=own())
+    assert torch.equal(evaluator.model.embed(pairs[0]).cpu(), trainer.model.embed(pairs[0]).cpu())

@@ -68,10 +68,9 @@ def hand_written(model: JEPA, batches: list[Any], total: int, *, masked: bool) -
         # The order of these lines is the order in which autograd sums gradients, which decides their last bit.
         distance = nn.functional.smooth_l1_loss(prediction, nn.functional.layer_norm(wanted, wanted.shape[-1:]))
         size = len(context)
-        variance = (context - context.mean(0)).square().mean(0) * (size / (size - 1))
-        spread = torch.relu(1 - (variance + 1e-4).sqrt()).mean()
         centred = context - context.mean(0)
         matrix = (centred.T @ centred) / size * (size / (size - 1))
+        spread = torch.relu(1 - (matrix.diagonal() + 1e-4).sqrt()).mean()
         pairs = matrix.square().sum() - matrix.diagonal().square().sum()
         covariance = pairs / (matrix.numel() - len(matrix))
         loss = distance + torch.tensor(weights[0]) * spread + torch.tensor(weights[1]) * covariance
