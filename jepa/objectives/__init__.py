@@ -55,7 +55,8 @@ def as_objective(model: JEPA | Objective | nn.Module, name: str, options: Mappin
             f"expected a JEPA, an encoder or an Objective, got {type(model).__name__}; build "
             "JEPA(encoder=..., predictor=...)"
         )
-    return build_objective(name, model if isinstance(model, JEPA) else get_objective(name).model_for(model), options)
+    owner = model if isinstance(model, JEPA) else get_objective(name).model_for(model, options)
+    return build_objective(name, owner, options)
 
 
 __all__ = [

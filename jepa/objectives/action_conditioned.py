@@ -133,12 +133,17 @@ class ActionConditioned(Objective):
         self._seen_finite = False
 
     @classmethod
-    def model_for(cls, encoder: nn.Module) -> JEPA:
-        """Refuses: an encoder does not say how many numbers an action has."""
-        raise ValueError(
-            f"objective {cls.name!r} has to know how many numbers an action has: build JEPA(encoder, "
-            f"ActionPredictor({getattr(encoder, 'hidden_dim', 'hidden_dim')}, action_dim), target='shared')"
-        )
+    def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
+        """An `ActionPredictor` for actions of `options["action_dim"]` numbers, and the encoder itself as target."""
+        wanted = options or {}
+        if "action_dim" not in wanted:
+            raise ValueError(
+                f"objective {cls.name!r} has to know how many numbers an action has: pass "
+                "objective_options={'action_dim': ...}, or build JEPA(encoder, "
+                f"ActionPredictor({getattr(encoder, 'hidden_dim', 'hidden_dim')}, action_dim), target='shared')"
+            )
+        seen = {name: wanted[name] for name in ("history",) if name in wanted}
+        return JEPA(encoder, ActionPredictor(width_of(encoder), wanted["action_dim"], **seen), target="shared")
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments besides the model."""

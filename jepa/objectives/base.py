@@ -164,8 +164,12 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def model_for(cls, encoder: nn.Module) -> JEPA:
+    def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
         """The usual model of this method around an encoder: its predictor, and the target it trains with.
+
+        Args:
+            encoder: The encoder.
+            options: Of the objective, where the model depends on them.
 
         Raises:
             ValueError: The encoder does not say what the predictor has to be told, such as its width.
@@ -205,8 +209,9 @@ def width_of(encoder: nn.Module) -> int:
     width = getattr(encoder, "hidden_dim", None)
     if not isinstance(width, int):
         raise ValueError(
-            f"{type(encoder).__name__} does not say how wide its embeddings are: give it an attribute hidden_dim, or "
-            "build JEPA(encoder=..., predictor=...) yourself"
+            f"{type(encoder).__name__} does not say how wide its embeddings are: pass "
+            "as_encoder(module, example) of jepa.models, which finds out, or build JEPA(encoder=..., predictor=...) "
+            "yourself"
         )
     return width
 
@@ -221,7 +226,11 @@ def grid_of(encoder: nn.Module) -> tuple[int, ...]:
         raise ValueError(why)
     grid = getattr(getattr(encoder, "tokenizer", None) or encoder, "grid", None)
     if grid is None:
-        raise ValueError("masks need a grid of tokens: give the encoder a tokenizer, e.g. ImageTokenizer(28, 4)")
+        raise ValueError(
+            f"masks need a grid of tokens, which {type(encoder).__name__} does not have: take an Encoder with a "
+            "tokenizer, e.g. ImageTokenizer(28, 4), or as_encoder(module, example, grid=...) for a module that returns "
+            "tokens; objectives 'lejepa' and 'vicreg' take any encoder"
+        )
     return tuple(grid)
 
 

@@ -113,7 +113,7 @@ class IJEPA(Objective):
         )
 
     @classmethod
-    def model_for(cls, encoder: nn.Module) -> JEPA:
+    def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
         """A narrow transformer with mask tokens as predictor, and an EMA target."""
         return JEPA(encoder, MaskedPredictor(width_of(encoder), grid_of(encoder)))
 

@@ -88,7 +88,7 @@ class MultiView(Objective):
             raise ValueError(f"objective {self.name!r} compares at least 2 views of a sample, got {augment}")
 
     @classmethod
-    def model_for(cls, encoder: nn.Module) -> JEPA:
+    def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
         """The encoder alone, which encodes all views."""
         return JEPA(encoder, target="shared")
 

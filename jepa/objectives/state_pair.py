@@ -63,7 +63,7 @@ class StatePair(Objective):
         return {"normalization": self.normalization, **super().config()}
 
     @classmethod
-    def model_for(cls, encoder: nn.Module) -> JEPA:
+    def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
         """A small transformer as predictor, and an EMA target."""
         return JEPA(encoder, Predictor(width_of(encoder)))
 

@@ -143,9 +143,10 @@ class VJEPA(Objective):
         ]
 
     @classmethod
-    def model_for(cls, encoder: nn.Module) -> JEPA:
+    def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
         """A narrow transformer with a mask token for each group as predictor, and an EMA target."""
-        predictor = MaskedPredictor(width_of(encoder), grid_of(encoder), num_mask_tokens=len(MASK_GROUPS))
+        groups = len((options or {}).get("mask_groups", MASK_GROUPS))
+        predictor = MaskedPredictor(width_of(encoder), grid_of(encoder), num_mask_tokens=groups)
         return JEPA(encoder, predictor)
 
     def config(self) -> dict[str, Any]:

@@ -382,3 +382,13 @@ def test_what_it_learns_foresees_several_steps_by_the_actions_taken() -> None:
         true, other = error(actions[384:]), error(actions[384:].roll(1, 0))
     assert true < 0.5 * other
     assert true < 0.1 * still
+
+
+def test_an_encoder_and_the_width_of_an_action_are_enough() -> None:
+    trainer = create_trainer(
+        MLPEncoder(3, 16), "action_conditioned", objective_options={"action_dim": 2, "history": 2}, run=False
+    )
+    assert isinstance(trainer.model.predictor, ActionPredictor)
+    assert (trainer.model.predictor.action_dim, trainer.model.predictor.history) == (2, 2)
+    with pytest.raises(ValueError, match=r"pass objective_options=\{'action_dim': \.\.\.\}, or build JEPA"):
+        create_trainer(MLPEncoder(3, 16), "action_conditioned", run=False)

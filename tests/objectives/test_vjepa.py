@@ -20,7 +20,7 @@ from jepa.models import (
     Predictor,
     VideoTokenizer,
 )
-from jepa.objectives import VJEPA, Draw, Losses
+from jepa.objectives import VJEPA, Draw, Losses, as_objective
 from jepa.objectives.vjepa import V_JEPA_2, moving_digits
 from jepa.trainer import create_trainer
 
@@ -295,3 +295,9 @@ def test_the_digits_of_the_example_move_straight_and_bounce() -> None:
     assert steps.max().item() == pytest.approx(2, abs=1e-6)
     straight = (rows.diff(n=2, dim=1).abs() < 1e-6).all(1).double().mean()
     assert 0.2 < straight < 0.9
+
+
+def test_an_encoder_gets_a_mask_token_for_each_group_asked_for() -> None:
+    encoder = Encoder(24, depth=1, tokenizer=VideoTokenizer(4, 16, 4, channels=1))
+    objective = as_objective(encoder, "vjepa", {"mask_groups": ((2, 0.2),)})
+    assert objective.model.predictor.num_mask_tokens == 1
