@@ -1,8 +1,14 @@
 """Train, watch, steer and batch joint-embedding predictive models."""
 
-from jepa.config import preset
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer
 from jepa.trainer import JEPAEvaluator, JEPATrainer, TrainerConfig, create_trainer
+
+if TYPE_CHECKING:
+    from jepa.config import preset
 
 __version__ = "0.1.0.dev0"
 
@@ -20,3 +26,15 @@ __all__ = [
     "create_trainer",
     "preset",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "preset":  # the presets are built when one is asked for
+        from jepa.config import preset
+
+        return preset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

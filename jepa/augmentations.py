@@ -40,17 +40,48 @@ class BatchRandom(NamedTuple):
     def uniform(self, x: Tensor, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """`(len(x), *shape)` numbers in [low, high), in the precision of `x`."""
         numbers = torch.rand(self.size, self.views, *shape, generator=self.generator, device=x.device)
-        return self._mine(low + (high - low) * numbers, x)
+        return self._mine(low + (high - low) * numbers, x).to(x.dtype)
 
     def normal(self, x: Tensor, *shape: int) -> Tensor:
-        """`(len(x), *shape)` standard normal numbers, in the precision of `x`."""
-        return self._mine(torch.randn(self.size, self.views, *shape, generator=self.generator, device=x.device), x)
+        """`(len(x), *shape)` standard normal numbers, in the precision of `x`.
+
+        Only two integers a sample are drawn for the global batch, so that the cost does not grow with the number of
+        processes.
+        """
+        integers = torch.iinfo(torch.int32)
+        keys = torch.randint(
+            integers.min,
+            integers.max,
+            (self.size, self.views, 2),
+            generator=self.generator,
+            device=x.device,
+            dtype=torch.int32,
+        )
+        return _normal(self._mine(keys, x), math.prod(shape)).view(-1, *shape).to(x.dtype)
 
     def _mine(self, numbers: Tensor, x: Tensor) -> Tensor:
         mine = numbers[self.rows].transpose(0, 1).flatten(0, 1)
         if len(mine) != len(x):
             raise ValueError(f"random numbers are for {len(mine)} samples, but the batch has {len(x)}")
-        return mine.to(x.dtype)
+        return mine
+
+
+def _normal(keys: Tensor, count: int) -> Tensor:
+    """(B, count) standard normal numbers that follow from keys (B, 2), int32: a hash of the key and of 0, 1, 2, ...
+
+    The numbers of one row are a progression with a step and a start of its own, mixed until neighbours have nothing in
+    common, and made normal in pairs (Box and Muller 1958).
+    """
+    pairs = (count + 1) // 2
+    # wraps around at 32 bits; an odd step never meets a number twice
+    bits = torch.arange(2 * pairs, dtype=torch.int32, device=keys.device) * (keys[:, :1] | 1) + keys[:, 1:]
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):
+        # the mask takes away the sign that a shift to the right fills in
+        bits = (bits ^ (bits >> shift & (1 << 32 - shift) - 1)) * factor
+    uniform = ((bits >> 8 & 2**24 - 1).float() + 0.5) * 2**-24
+    first, second = uniform.view(len(keys), 2, pairs).unbind(1)
+    radius, angle = (-2 * first.log()).sqrt(), 2 * math.pi * second
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
 
 
 # Images
@@ -72,14 +103,15 @@ def random_resized_crop(
         size: Height and width of the result; those of `x` by default.
         scale: Share of the area that a part has, smallest and largest.
         ratio: Width / height of a part in pixels, smallest and largest, log-uniform; those at which the part would
-            not fit into the image are left out.
+            not fit into the image are left out. Where none fits, the nearest one that does is taken.
     """
     _check_axes(x, 4, "images (B, C, H, W)")
     height, width = x.shape[-2:]
     area = random.uniform(x, low=scale[0], high=scale[1])
     natural = width / height
-    low, high = (area * natural).clamp(*ratio), (natural / area).clamp(*ratio)
-    aspect = low * (high / low) ** random.uniform(x)
+    narrowest, widest = area * natural, natural / area  # as high, and as wide, as the image
+    low, high = narrowest.clamp(*ratio), widest.clamp(*ratio)
+    aspect = (low * (high / low) ** random.uniform(x)).clamp(narrowest, widest)
     extent = torch.stack([area * aspect / natural, area * natural / aspect], dim=1).sqrt().clamp(max=1)
     size = (height, width) if size is None else size if isinstance(size, tuple) else (size, size)
     shrink = math.sqrt(scale[1]) * max(height / size[0], width / size[1])

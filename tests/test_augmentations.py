@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa.augmentations import (
     BatchRandom,
@@ -123,6 +124,49 @@ def test_numbers_are_uniform_in_their_range_and_normal() -> None:
     assert normal.std().item() == pytest.approx(1, abs=0.05)
 
 
+def test_normal_numbers_are_independent_within_a_sample_and_between_samples() -> None:
+    count, width = 400, 5001
+    numbers = chance(count).normal(torch.zeros(count, dtype=torch.float64), width)
+    assert numbers.dtype == torch.float64
+    assert numbers.shape == (count, width)
+    error = 1 / math.sqrt(count * width)
+    moments = [float(numbers.pow(power).mean()) for power in (1, 2, 3, 4)]
+    spreads = [1, math.sqrt(2), math.sqrt(15), math.sqrt(96)]
+    for moment, expected, spread in zip(moments, (0, 1, 0, 3), spreads, strict=True):
+        assert moment == pytest.approx(expected, abs=4 * spread * error)
+    for lag in (1, 2, 2500, 2501):  # the halves are made together
+        assert float((numbers[:, lag:] * numbers[:, :-lag]).mean()) == pytest.approx(0, abs=6 * error)
+        squares = numbers.square() - 1
+        assert float((squares[:, lag:] * squares[:, :-lag]).mean()) == pytest.approx(0, abs=12 * error)
+    between = (numbers @ numbers.T / math.sqrt(width)).fill_diagonal_(0)
+    assert between.abs().max() < 6
+    ranks = torch.special.ndtr(numbers).flatten().sort().values
+    distance = (ranks - torch.linspace(0, 1, len(ranks), dtype=torch.float64)).abs().max()
+    assert distance < 1.95 * error, "Kolmogorov and Smirnov, probability 0.001"
+
+
+def test_the_noise_of_a_process_is_exactly_its_part_and_costs_the_same_in_any_number_of_processes() -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        x = torch.zeros(12, 3, 5, dtype=dtype)
+        whole = gaussian_noise(x, chance(6, views=2))
+        assert whole.dtype == dtype
+        parts = [gaussian_noise(x[:6], chance(6, views=2, rows=rows)) for rows in (slice(0, 3), slice(3, 6))]
+        together = torch.cat([part.view(2, 3, 3, 5) for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(together, whole)
+
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            sizes.extend(each.numel() for each in (result if isinstance(result, (list, tuple)) else [result]))
+            return result
+
+    with Sizes():
+        gaussian_noise(torch.zeros(4, 1000), chance(4 * 64, rows=slice(0, 4)))
+    assert max(sizes) == 4 * 1000
+
+
 # Crops
 
 
@@ -163,11 +207,23 @@ def test_crops_have_the_area_and_the_shape_asked_for_and_lie_inside(
     assert (across <= width * (1 + 1e-5)).all()
     assert (down <= height * (1 + 1e-5)).all()
     assert (area <= scale[1] * (1 + 1e-4)).all()
+    assert (area >= scale[0] * (1 - 1e-4)).all()
     ratio = across / down
     fits = (across < 0.999 * width) & (down < 0.999 * height)
-    assert (area[fits] >= scale[0] * (1 - 1e-4)).all()
     assert (ratio[fits] > 0.5 * (1 - 1e-4)).all()
     assert (ratio[fits] < 2 * (1 + 1e-4)).all()
+
+
+def test_crops_of_elongated_images_have_the_areas_drawn_at_the_nearest_shape_that_fits() -> None:
+    x = coordinates(2000, 32, 128)
+    middle = random_resized_crop(x, chance(2000), size=(9, 9), scale=(0.3, 1))[:, :, 3:6, 3:6]
+    across, down = (middle[:, 0, 1, 2] - middle[:, 0, 1, 1]) * 9, (middle[:, 1, 2, 1] - middle[:, 1, 1, 1]) * 9
+    area, ratio = across * down / (32 * 128), across / down
+    assert area.mean().item() == pytest.approx(0.65, abs=0.02)
+    assert area.std().item() == pytest.approx(0.7 / math.sqrt(12), rel=0.05)
+    wide = ratio > 4 / 3 + 1e-6
+    torch.testing.assert_close(down[wide], torch.full_like(down[wide], 32))  # no narrower one fits
+    assert wide.double().mean().item() == pytest.approx((1 - 1 / 3) / 0.7, abs=0.03)
 
 
 def test_crops_reach_every_border_and_all_positions_alike() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from torch import Tensor
 
 Range = tuple[float, float]
 Shape = tuple[int, ...]
+
+COMPLETED = 0.1  # share of samples whose masks are completed; fewer would cut more off all others
 
 
 class Masks(NamedTuple):
@@ -52,21 +54,21 @@ def host_draws(count: int, generator: torch.Generator) -> list[float]:
 
 
 def block_shape(grid: Shape, scale: float, ratio: float) -> Shape:
-    """Sides of a block that covers `scale` of a grid of one or two axes; `ratio` is height / width."""
+    """Sides of a block that covers `scale` of a grid of one or two axes.
+
+    `ratio` is height / width; where a side would not fit, or be less than one token, the other one makes up for it.
+    """
+    area = max(scale * math.prod(grid), 1.0)  # at least a token
     if len(grid) == 1:
-        return (_side(scale * grid[0], grid[0]),)
-    area = scale * math.prod(grid)
-    return _side(math.sqrt(area * ratio), grid[0]), _side(math.sqrt(area / ratio), grid[1])
-
-
-def _side(wanted: float, most: int) -> int:
-    return min(max(round(wanted), 1), most)
+        return (round(area),)
+    height = min(max(math.sqrt(area * ratio), area / grid[1], 1.0), grid[0], area)
+    return round(height), min(round(area / height), grid[1])
 
 
 def largest_block(grid: Shape, scale: float, aspect_ratio: Range) -> int:
     """Tokens of the largest block of that scale, over all aspect ratios."""
     low, high = aspect_ratio
-    area = scale * math.prod(grid)
+    area = max(scale * math.prod(grid), 1.0)
     # height and width are rounded: between two of these ratios neither changes
     steps = [(side + 0.5) ** 2 / area for side in range(grid[0])]
     steps += [area / (side + 0.5) ** 2 for side in range(grid[-1])]
@@ -107,8 +109,8 @@ def simulated_samples(tokens: int) -> int:
 
 
 def reached_by_most(sizes: Tensor) -> int:
-    """The size that 99 of 100 reach."""
-    return int(sizes.sort().values[len(sizes) // 100])
+    """The size that all but `COMPLETED` of the samples reach."""
+    return int(sizes.sort().values[int(COMPLETED * len(sizes))])
 
 
 def covered_by(positions: Tensor, tokens: int) -> Tensor:
@@ -137,6 +139,38 @@ def check_options(scales: Mapping[str, Range], aspect_ratio: Range, counts: Mapp
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def check_context(
+    what: str, grid: Shape, min_keep: int, scales: Mapping[str, float], largest: Callable[..., int]
+) -> None:
+    """Refuse sizes of blocks that could leave too little context.
+
+    Args:
+        what: One of the blocks, for the message.
+        grid: Sizes of the grid.
+        min_keep: Context tokens that every sample needs.
+        scales: The largest scale of each kind by name.
+        largest: Tokens of the largest block, given a scale of each kind.
+
+    Raises:
+        ValueError: The largest block leaves fewer than `min_keep` tokens; the message says which sizes would work.
+    """
+    tokens, most = math.prod(grid), largest(*scales.values())
+    if min_keep + most <= tokens:
+        return
+    options = []
+    for name in scales:
+        smaller = ({**scales, name: scale} for scale in hundredths(downwards=True))
+        fitting = (each[name] for each in smaller if largest(*each.values()) + min_keep <= tokens)
+        if scale := next(fitting, None):
+            options.append(f"{name} up to {scale:.2f}")
+    if tokens > most:
+        options.append(f"min_keep up to {tokens - most}")
+    raise ValueError(
+        f"{what} may cover {most} of the {tokens} tokens of grid {grid}, which leaves fewer than min_keep={min_keep} "
+        f"as context; {suggestion(*options)}"
+    )
 
 
 def hundredths(*, downwards: bool) -> list[float]:

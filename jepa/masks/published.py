@@ -10,7 +10,6 @@ Axes: B batch, K target blocks, L constraint levels, N tokens of the grid.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 
@@ -32,6 +31,7 @@ from jepa.masks.blocks import (
 
 MIN_KEEP = 10
 TRIES = 20  # before a constraint is dropped
+SHARES = [number / 1000 for number in range(1001)]  # numbers that may be drawn, for the checks of sizes
 
 
 def block_shape(grid: Shape, scale: Range, aspect_ratio: Range, share: float) -> Shape:
@@ -92,6 +92,20 @@ def _first_in_raster_order(mask: Tensor) -> Tensor:
     return positions.sort(dim=1).values[:, : int(mask.sum(1).min())]
 
 
+def tube_shape(frame: Shape, scale: float, ratio: float) -> Shape:
+    """Height and width of a block of a video; what does not fit into the frame is cut off."""
+    area = int(math.prod(frame) * scale)
+    return tuple(
+        min(max(round(math.sqrt(wanted)), 1), size)
+        for wanted, size in zip((area * ratio, area / ratio), frame, strict=True)
+    )
+
+
+def largest_tube(frame: Shape, scale: float, aspect_ratio: Range) -> int:
+    """Tokens of the largest block of that scale in a frame."""
+    return max(math.prod(tube_shape(frame, scale, between(aspect_ratio, share))) for share in SHARES)
+
+
 def draw_tubes(draw: Callable[[], Tensor]) -> Masks:
     """A batch of V-JEPA's masks.
 
@@ -136,23 +150,7 @@ def check_blocks(grid: Shape, target_scale: Range, aspect_ratio: Range, context_
 
 def smallest_block(grid: Shape, scale: Range, aspect_ratio: Range) -> int:
     """Tokens of the smallest block that may be drawn."""
-    area, (low, high) = math.prod(grid), aspect_ratio
-    areas = range(int(area * scale[0]), int(area * scale[1]) + 1)
-    steps = {0.0, 1.0}
-    if scale[1] > scale[0]:
-        steps |= {(tokens / area - scale[0]) / (scale[1] - scale[0]) for tokens in areas}
-    if high > low:  # height and width are rounded: between two of these shares neither changes
-        ratios = [ratio for tokens in areas for ratio in _ratios(tokens, max(grid))]
-        steps |= {(ratio - low) / (high - low) for ratio in ratios}
-    inside = sorted(step for step in steps if 0 <= step <= 1)
-    shares = [*inside, *((first + second) / 2 for first, second in itertools.pairwise(inside))]
-    return min(math.prod(block_shape(grid, scale, aspect_ratio, share)) for share in shares)
-
-
-def _ratios(tokens: int, sides: int) -> list[float]:
-    """Aspect ratios at which a rounded side of a block of that many tokens changes."""
-    squares = [(side + 0.5) ** 2 for side in range(sides)] if tokens else []
-    return [ratio for square in squares for ratio in (square / tokens, tokens / square)]
+    return min(math.prod(block_shape(grid, scale, aspect_ratio, share)) for share in SHARES)
 
 
 def _lowest(grid: Shape, scale: Range, aspect_ratio: Range, min_keep: int) -> float | None:

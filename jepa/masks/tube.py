@@ -1,14 +1,17 @@
-"""V-JEPA's masks of videos (Bardes et al. 2024, arXiv 2404.08471), the same at every time and certain to end.
+"""V-JEPA's masks of videos (Bardes et al. 2024, arXiv 2404.08471), equally likely at every time and certain to end.
 
 Blocks of space and time are drawn anywhere; what they cover together is the target, the rest is the context. Deliberate
 deviations from the published code, whose own masks are drawn with `official=True`:
 
 1. Masks of equal length are a *random* subset; the published cut keeps the first in raster order, which begins with the
-   first frame, so that late frames are almost never predicted.
-2. The lengths follow from the size of the blocks: 99 of 100 samples have as much (found once for each size by a small
-   simulation). The published ones are the shortest of the batch.
-3. Where a sample has less, random positions of the other kind complete it; the published code draws again where there
-   is no context at all. A configuration in which one block could leave too little is refused at construction.
+   first frame, so that late frames are almost never predicted. Blocks last through the clip, but each frame loses other
+   tokens to the cut: the distribution is the same at every time, the masks themselves are not.
+2. The lengths follow from the size of the blocks: nine of ten samples have as much (found once for each size by a small
+   simulation). On 8 x 14 x 14 tokens, eight small blocks give 26 % of all tokens as context and 54 % as target, two
+   large ones 7 % and 72 %. The published ones are the shortest of the batch.
+3. Where a sample has less (5 to 12 % of them there), random positions of the other kind complete it; the published
+   code draws again where there is no context at all. A configuration in which one block could leave too little is
+   refused at construction.
 4. The aspect ratio is drawn evenly in its logarithm, so that upright and lying blocks are equally likely.
 
 Axes: B batch, K blocks, M target tokens, C context tokens, N = T * H * W tokens of the grid.
@@ -28,16 +31,15 @@ from jepa.masks.blocks import (
     Shape,
     between,
     block_shape,
+    check_context,
     check_options,
     covered_by,
     host_draws,
-    hundredths,
     largest_block,
     place,
     ratio_between,
     reached_by_most,
     simulated_samples,
-    suggestion,
 )
 
 
@@ -81,7 +83,8 @@ class TubeMaskSampler:
         self.min_keep = (1 if official else max(1, self.tokens // 50)) if min_keep is None else min_keep
         scales = {"spatial_scale": spatial_scale, "temporal_scale": temporal_scale}
         check_options(scales, aspect_ratio, {"num_blocks": num_blocks, "min_keep": self.min_keep})
-        self._check_context()
+        highest = {"spatial_scale": spatial_scale[1], "temporal_scale": temporal_scale[1]}
+        check_context("a block", self.grid, self.min_keep, highest, self._largest)
         self._lengths: dict[Shape, tuple[int, int]] = {}
 
     @property
@@ -102,15 +105,16 @@ class TubeMaskSampler:
         return Masks(context, order.topk(hidden, dim=1, sorted=False).indices)
 
     def _shape(self, time: float, scale: float, ratio: float) -> Shape:
-        frame = self.grid[1:]
+        frame, spatial = self.grid[1:], between(self.spatial_scale, scale)
         if self.official:
-            spatial = int(math.prod(frame) * between(self.spatial_scale, scale)) / math.prod(frame)
-            lasts = int(self.grid[0] * between(self.temporal_scale, time))
-            sides = block_shape(frame, spatial, between(self.aspect_ratio, ratio))
+            sides = published.tube_shape(frame, spatial, between(self.aspect_ratio, ratio))
         else:
-            lasts = round(self.grid[0] * between(self.temporal_scale, time))
-            sides = block_shape(frame, between(self.spatial_scale, scale), ratio_between(self.aspect_ratio, ratio))
-        return max(1, lasts), *sides
+            sides = block_shape(frame, spatial, ratio_between(self.aspect_ratio, ratio))
+        return self._lasts(between(self.temporal_scale, time)), *sides
+
+    def _lasts(self, scale: float) -> int:
+        frames = self.grid[0] * scale
+        return max(1, int(frames) if self.official else round(frames))
 
     def _covered(self, shape: Shape, count: int, generator: torch.Generator) -> Tensor:
         """(count, N) bool: what the blocks of each sample cover together."""
@@ -118,7 +122,7 @@ class TubeMaskSampler:
         return covered_by(blocks.view(count, -1), self.tokens)
 
     def _mask_lengths(self, shape: Shape) -> tuple[int, int]:
-        """Context and target tokens a sample: what 99 of 100 samples have, and at least `min_keep` of context."""
+        """Context and target tokens a sample: what nine of ten samples have, and at least `min_keep` of context."""
         if shape not in self._lengths:
             sizes = self._covered(shape, simulated_samples(self.tokens), torch.Generator().manual_seed(0)).sum(1)
             seen = max(self.min_keep, reached_by_most(self.tokens - sizes))
@@ -126,23 +130,5 @@ class TubeMaskSampler:
         return self._lengths[shape]
 
     def _largest(self, spatial: float, temporal: float) -> int:
-        return max(1, round(self.grid[0] * temporal)) * largest_block(self.grid[1:], spatial, self.aspect_ratio)
-
-    def _check_context(self) -> None:
-        (_, spatial), (_, temporal) = self.spatial_scale, self.temporal_scale
-        largest, tokens = self._largest(spatial, temporal), self.tokens
-        if self.min_keep + largest <= tokens:
-            return
-        options = []
-        for name, fits in {
-            "spatial_scale": lambda scale: self._largest(scale, temporal) + self.min_keep <= tokens,
-            "temporal_scale": lambda scale: self._largest(spatial, scale) + self.min_keep <= tokens,
-        }.items():
-            scale = next(filter(fits, hundredths(downwards=True)), None)
-            options += [] if scale is None else [f"{name} up to {scale:.2f}"]
-        if tokens > largest:
-            options.append(f"min_keep up to {tokens - largest}")
-        raise ValueError(
-            f"a block may cover {largest} of the {tokens} tokens of grid {self.grid}, which leaves fewer than "
-            f"min_keep={self.min_keep} as context; {suggestion(*options)}"
-        )
+        largest = published.largest_tube if self.official else largest_block
+        return self._lasts(temporal) * largest(self.grid[1:], spatial, self.aspect_ratio)

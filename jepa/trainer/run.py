@@ -11,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jepa.files import FileLock, JSONLines, read_lines, write_text
 from jepa.trainer.checkpoint import CheckpointFolder
 from jepa.trainer.control import Set
@@ -100,6 +98,8 @@ class RunFolder:
             raise
 
     def _agree(self, config: Mapping[str, Any]) -> None:
+        import yaml
+
         path = self.path / "config.yaml"
         wanted = json.loads(json.dumps(config))
         if not path.exists():

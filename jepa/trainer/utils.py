@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
@@ -51,6 +50,8 @@ def save_training_config(config: Mapping[str, Any], path: str | os.PathLike[str]
     Raises:
         TypeError: A value is not plain (numbers, strings, lists, mappings); the message names it.
     """
+    import yaml
+
     try:
         text = yaml.safe_dump(dict(config), sort_keys=False)
     except yaml.representer.RepresenterError as error:
@@ -66,6 +67,8 @@ def load_training_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: It is not YAML, or not a mapping.
     """
+    import yaml
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path} (looked from {Path.cwd()})")

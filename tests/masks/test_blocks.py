@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +28,30 @@ def test_a_block_covers_the_share_of_the_grid_in_the_ratio_asked_for() -> None:
     assert block_shape((20, 20), 0.2, 0.2) == (4, 20)
     assert block_shape((20,), 0.2, 5.0) == (4,)
     assert block_shape((3, 3), 0.01, 1.0) == (1, 1)
-    assert block_shape((4, 4), 1.0, 3.0) == (4, 2)
+    assert block_shape((4, 4), 1.0, 3.0) == (4, 4)
+
+
+def test_the_other_side_makes_up_for_one_that_does_not_fit() -> None:
+    assert block_shape((2, 64), 0.15, 1.0) == (2, 10)
+    assert block_shape((64, 2), 0.15, 1.0) == (10, 2)
+    assert block_shape((1, 64), 0.2, 1.5) == (1, 13)
+    assert block_shape((3, 50), 0.2, 0.75) == (3, 10)
+    assert block_shape((30, 30), 0.01, 20.0) == (9, 1)
+
+
+side = st.integers(1, 64)
+
+
+@given(st.one_of(st.tuples(side), st.tuples(side, side)), st.floats(0.001, 1), st.floats(0.05, 20))
+def test_a_block_covers_its_share_up_to_the_rounding_of_its_sides(
+    grid: tuple[int, ...], scale: float, ratio: float
+) -> None:
+    shape = block_shape(grid, scale, ratio)
+    assert all(1 <= side <= size for side, size in zip(shape, grid, strict=True))
+    area = max(scale * math.prod(grid), 1)
+    # some sides within half a token of these have exactly that area
+    lows, highs = (math.prod(side + half for side in shape) for half in (-0.5, 0.5))
+    assert lows - 1e-6 <= area <= highs + 1e-6
 
 
 @pytest.mark.parametrize(

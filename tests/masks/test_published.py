@@ -144,7 +144,7 @@ def test_what_a_refusal_suggests_works() -> None:
         BlockMaskSampler((8, 8), official=True, min_keep=9)
 
 
-def test_the_smallest_published_block_is_found_between_any_two_draws() -> None:
+def test_the_smallest_published_block_is_found_among_a_thousand_draws() -> None:
     for grid, scale, ratio in (
         ((14, 14), (0.15, 0.2), (0.75, 1.5)),
         ((8, 8), (0.15, 0.2), (0.75, 1.5)),

@@ -126,7 +126,7 @@ def test_targets_are_a_part_of_the_blocks_and_contexts_of_the_rest_in_all_but_a_
     seen = torch.zeros(4000, 200).scatter_(1, masks.context, 1).view(4000, 2, 10, 10)
     # blocks last through all time: a place that is context in one frame is no target in the other
     clash = (hidden.amax(1) * seen.amax(1)).flatten(1).any(1).double().mean()
-    assert 0 < clash < 0.03
+    assert 0.02 < clash < 0.2
 
 
 def test_equal_random_numbers_do_not_make_a_token_both_context_and_target(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +137,22 @@ def test_equal_random_numbers_do_not_make_a_token_both_context_and_target(monkey
     check(masks, sampler, 3)
     crowded = TubeMaskSampler((1, 4, 4), num_blocks=12, spatial_scale=(0.7, 0.7), min_keep=4)
     check(crowded(3, generator()), crowded, 3)
+
+
+def test_blocks_of_an_elongated_frame_cover_the_share_asked_for_unless_official() -> None:
+    options: dict[str, Any] = {"num_blocks": 1, "spatial_scale": (0.15, 0.15)}
+    for seed in range(20):
+        share = TubeMaskSampler((4, 2, 32), **options)(1, generator(seed)).target.shape[1] / 256
+        assert 0.14 < share < 0.16
+    cut = TubeMaskSampler((4, 2, 32), **options, official=True)
+    assert min(cut(1, generator(seed)).target.shape[1] for seed in range(20)) < 0.1 * 256
+
+
+def test_few_tokens_are_thrown_away_for_the_sake_of_equal_lengths() -> None:
+    sampler = TubeMaskSampler((8, 14, 14), **SMALL)
+    masks = [sampler(1, generator(seed)) for seed in range(40)]
+    used = sum(mask.context.shape[1] + mask.target.shape[1] for mask in masks) / (40 * sampler.tokens)
+    assert used > 0.77
 
 
 def test_masks_of_a_few_large_blocks_keep_the_smallest_context() -> None:

@@ -244,7 +244,7 @@ def test_the_usual_model_around_an_encoder_trains() -> None:
 def test_models_without_a_grid_or_with_two_are_refused() -> None:
     with pytest.raises(ValueError, match=r"take an Encoder with a tokenizer, e.g. ImageTokenizer\(28, 4\)"):
         IJEPA(JEPA(Encoder(16, 4, depth=1), Predictor(16, depth=1)))
-    with pytest.raises(ValueError, match="give the encoder a tokenizer"):
+    with pytest.raises(ValueError, match="take an Encoder with a tokenizer"):
         IJEPA(JEPA(nn.Linear(4, 16), nn.Linear(16, 16)))
     encoder = Encoder(16, depth=1, tokenizer=ImageTokenizer(8, 2))
     for wrong in (Predictor(16, depth=1), MLPPredictor(16), ActionPredictor(16, 2)):
