@@ -22,7 +22,7 @@ from tests.masks.published_loops import image_masks, video_masks
 Report = Callable[[str, str, list[str], list[list[str]]], None]
 Draws = Callable[[int, torch.Generator], object]
 GRID, CLIP, TURNS, CALLS = (14, 14), (8, 14, 14), 25, 20
-WANTED = 20  # times faster than the published loop; 25 to 28 are measured in peace, see the table
+WANTED = 20  # times faster than the published loop; the table in the documentation, measured in peace, has more
 LARGEST_SHARE = 0.0005  # of a step
 
 
