@@ -66,8 +66,8 @@ CHANGES += [
     for name, change in SERIES_CHANGES.items()
 ]
 CHANGES += [
-    pytest.param(torch.rand(6, 9, dtype=torch.float64), change, id=f"vectors-{change}")
-    for change in (gaussian_noise, mask_features)
+    pytest.param(torch.rand(6, 9, dtype=torch.float64), change, id=f"vectors-{name}")
+    for name, change in {"noise": gaussian_noise, "masking": mask_features}.items()
 ]
 
 
