@@ -126,7 +126,8 @@ class EMATarget(Target):
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"EMA momentum must lie in [0, 1], got {momentum}")
         averages, sources, buffers = self._tensors()
-        sources = [source.to(average.dtype) for average, source in zip(averages, sources, strict=True)]
+        if any(source.dtype in HALF for source in sources):
+            sources = [source.to(average.dtype) for average, source in zip(averages, sources, strict=True)]
         torch._foreach_lerp_(averages, sources, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
         for name in buffers:  # by name: a module may replace its buffers instead of changing them in place
             self.average.get_buffer(name).copy_(self.source.get_buffer(name))

@@ -149,6 +149,8 @@ class Objective(nn.Module, ABC):
                 f"got a model with target={model.target.kind!r}; build it with JEPA(..., target={self.targets[0]!r})"
             )
         self.model = model
+        # Found once, not in every step; in a list, so that nn.Module does not register it a second time.
+        self._first = [next((own for own in model.parameters() if own.is_floating_point()), None)]
 
     @abstractmethod
     def views(self, batch: Any, draw: Draw) -> Views:
@@ -177,10 +179,10 @@ class Objective(nn.Module, ABC):
 
     def as_float(self, x: Tensor) -> Tensor:
         """Bytes to [0, 1]; these and floating-point numbers in the model's precision; anything else as it is."""
-        if x.dtype != torch.uint8 and not x.is_floating_point():
-            return x
-        dtype = precision_of(self.model, torch.float32 if x.dtype == torch.uint8 else x.dtype)
-        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
+        dtype, first = x.dtype, self._first[0]
+        if dtype == torch.uint8:
+            return x.to(torch.float32 if first is None else first.dtype) / 255
+        return x if first is None or dtype is first.dtype or not dtype.is_floating_point else x.to(first.dtype)
 
     def samples(self, batch: Any) -> int:
         """Number of samples in a batch of the declared layout."""

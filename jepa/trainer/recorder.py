@@ -117,12 +117,11 @@ class Recorder:
         metrics = {
             "loss": sum(self._interval) / len(self._interval),
             **terms,
+            "grad_norm": float(result.grad_norm),
             "learning_rate": trainer.rates.applied_rate,
             **trainer.rates.extra_metrics(trainer.step - 1),
             **self._diagnose(result),
         }
-        if result.grad_norm is not None:
-            metrics["grad_norm"] = float(result.grad_norm)
         if self.steps_per_second:
             metrics["steps_per_second"] = self.steps_per_second
         self._interval = []

@@ -22,7 +22,7 @@ class StepResult(NamedTuple):
     loss: Tensor
     terms: dict[str, Tensor]
     embedding: Tensor
-    grad_norm: Tensor | None
+    grad_norm: Tensor
 
 
 class TrainStep:
@@ -80,12 +80,16 @@ class TrainStep:
             losses.loss.backward()
         else:
             losses = self._accumulate(batches, draws)
-        grad_norm = None if clip is None else nn.utils.clip_grad_norm_(self._parameters, clip)
+        grad_norm = self._grad_norm() if clip is None else nn.utils.clip_grad_norm_(self._parameters, clip)
         self.updating = True
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._target.update(ema_momentum)
         return StepResult(losses.loss.detach(), losses.terms, losses.embedding, grad_norm)
+
+    def _grad_norm(self) -> Tensor:
+        """What clipping would look at: it is watched whether or not it is bounded."""
+        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
     def _losses(self, batch: Any, draw: Draw) -> Losses:
         views = self._objective.views(to_device(batch, self._device), draw)
