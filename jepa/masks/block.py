@@ -147,10 +147,9 @@ class BlockMaskSampler:
         covered = covered_by(targets, self.tokens)
         for number in range(1, self.num_targets):
             covered[:, number] |= covered[:, number - 1]  # by this block and all before it
-        fits = covered.sum(2) <= self.tokens - length
-        last = (fits.sum(1) - 1).view(-1, 1, 1)
+        fits = covered.sum(2, dtype=torch.int32) <= self.tokens - length
         moved = torch.where(fits.unsqueeze(2), targets, targets[:, :1])
-        return moved, covered.take_along_dim(last, 1).squeeze(1)
+        return moved, covered[torch.arange(len(covered), device=covered.device), fits.sum(1) - 1]
 
     def _context(self, shape: Shape, covered: Tensor, length: int, generator: torch.Generator) -> Tensor:
         """Equally many random positions a sample: of the context block first, of the rest where that is too little."""
