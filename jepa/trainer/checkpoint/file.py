@@ -1,0 +1,94 @@
+"""One checkpoint file: written atomically, read safely."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from jepa.files import atomic_path
+from jepa.models.base import misfits
+from jepa.trainer.checkpoint.archive import write_archive
+from jepa.trainer.checkpoint.staging import Staging
+
+FORMAT = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read or does not fit; the message says which, why and what to do."""
+
+
+def write_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write `state` so that `path` is never a partial file.
+
+    Args:
+        state: Plain values and tensors, on any device.
+        path: The file; a missing folder is created.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable; an older file at `path` is intact.
+    """
+    staging = Staging()
+    return write_staged(staging.copy(state), path, staging.wait)
+
+
+def write_staged(state: dict[str, Any], path: str | os.PathLike[str], wait: Callable[[], None]) -> Path:
+    """`write_checkpoint` of a state that is on the CPU, or will be when `wait` returns."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        wait()
+        write_archive({"format": FORMAT, **state}, temporary)
+    return path
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint written by `write_checkpoint`, checking every byte and executing none of them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is truncated or damaged, is not a checkpoint of ours, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path} (looked from {Path.cwd()})")
+    _check_intact(path)
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be loaded safely ({type(error).__name__}); "
+            "checkpoints hold tensors and plain values only"
+        ) from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise CheckpointError(f"{path} was not written by a trainer; for exported weights use from_pretrained")
+    if state["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {state['format']}, newer than {FORMAT}: update jepa-lab to read it")
+    return state
+
+
+def _check_intact(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({path.stat().st_size:,} bytes); load an earlier checkpoint beside it"
+        ) from error
+    if broken is not None:
+        raise CheckpointError(f"{path} is damaged at {broken!r}; load an earlier checkpoint beside it")
+
+
+def check_fits(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str | os.PathLike[str]) -> None:
+    """Compare names and shapes before anything is loaded, so that a misfit changes nothing.
+
+    Raises:
+        CheckpointError: They differ; the message lists where.
+    """
+    misfit = misfits(module.state_dict(), tensors)
+    if misfit:
+        raise CheckpointError(f"{origin} does not fit this model: {misfit}")
