@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer
+from jepa.replay import replay
 from jepa.trainer import JEPAEvaluator, JEPATrainer, TrainerConfig, create_trainer
+from jepa.trainer import fork_run as fork
 
 if TYPE_CHECKING:
     from jepa.config import preset
@@ -24,7 +26,9 @@ __all__ = [
     "TrainerConfig",
     "__version__",
     "create_trainer",
+    "fork",
     "preset",
+    "replay",
 ]
 
 

@@ -8,15 +8,19 @@ Axes: N training samples, M test samples, D features, S numbers in a state.
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from jepa.config import DataConfig, RunConfig, preset
+from jepa.config import DataConfig, Experiment, RunConfig, TrainerConfig, experiment_text, preset
+from jepa.config.files import EXPERIMENT
 from jepa.data import (
     SeriesWindows,
     digits,
@@ -137,17 +141,36 @@ def make_objective(config: RunConfig) -> Objective:
 def make_trainer(config: RunConfig | str, **options: Any) -> tuple[JEPATrainer, Any]:
     """The trainer of a configuration, and the loader to train it on: `trainer.train(loader, config.num_epochs)`.
 
+    The run folder keeps the configuration as `experiment.yaml`, so that `python -m jepa.cli resume` can go on with it,
+    unless something in `options` is in no configuration (callbacks, validation data, another objective).
+
     Args:
         config: A configuration, or the name of a preset.
-        **options: Of `create_trainer`, such as `run=False` or `device="cpu"`.
+        **options: Of `create_trainer`, such as `run=False` or `device="cpu"`; fields of `TrainerConfig` change the
+            configuration.
 
     Raises:
         ValueError: The preset is unknown, or something in the configuration does not fit.
     """
     config = preset(config) if isinstance(config, str) else config
+    changes = {field.name: options.pop(field.name) for field in fields(TrainerConfig) if field.name in options}
+    config = replace(config, trainer=options.pop("config", config.trainer).updated(changes))
     train_loader, val_loader = make_loaders(config.data, config.trainer.seed)
-    options = {"run": config.run, "val_loader": val_loader, "config": config.trainer, **options}
-    return create_trainer(make_objective(config), **options), train_loader
+    chosen = {"run": config.run, "val_loader": val_loader, "config": config.trainer, **options}
+    trainer = create_trainer(make_objective(config), **chosen)
+    if trainer.run is not None:
+        trainer.run.files |= _record(trainer, replace(config, run=trainer.run.name), options)
+    return trainer, train_loader
+
+
+def _record(trainer: JEPATrainer, config: RunConfig, options: Mapping[str, Any]) -> dict[str, str]:
+    """The file from which the trainer can be made again; none where no file can say all of it."""
+    if options.keys() & {"callbacks", "val_loader", "objective", "objective_options"}:
+        return {}
+    device = str(options.get("device", "auto"))
+    with suppress(yaml.YAMLError):  # a configuration made by hand may hold values that no file can
+        return {EXPERIMENT: experiment_text(Experiment(world_size=trainer.world_size, device=device, config=config))}
+    return {}
 
 
 def probe_scores(config: RunConfig | str, model: JEPA) -> dict[str, Scores]:

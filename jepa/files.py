@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
@@ -128,14 +129,40 @@ class FileLock:
         except ImportError:
             return True
         file = self._path.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return False
+        for wait in (0.01, 0.04, None):  # somebody may just be looking, see `is_held`
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if wait is None:
+                    file.close()
+                    return False
+                time.sleep(wait)
         self._file = file
         _LOCKED.add(file)
         return True
+
+    def is_held(self) -> bool:
+        """Whether some process, this one included, holds the lock right now; nothing is created or changed.
+
+        Raises:
+            OSError: The file cannot be opened, or is a symbolic link.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return False
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
 
     def release(self) -> None:
         """Let go of the lock; twice is fine."""

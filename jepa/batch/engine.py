@@ -18,6 +18,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.iorw import papermill_io
 from papermill.translators import PythonTranslator, papermill_translators
 
+from jepa.batch.launch import SOURCE
 from jepa.batch.parameters import check_parameters, read_parameters
 from jepa.files import write_text
 
@@ -46,13 +47,13 @@ class Execution:
 
 
 def execute(request: Mapping[str, Any], execution: Execution) -> None:
-    """Execute the notebook that a batch run asks for, in a kernel of its own."""
+    """Execute the run folder's copy of the notebook with the parameters asked for, in a kernel of its own."""
     papermill_translators.register("python", Translator)
     papermill_engines.register("jepa", Engine)
     papermill_io.register(ATOMIC, AtomicWriter())
-    notebook = request["notebook"]
+    notebook = execution.folder / SOURCE
     papermill.execute_notebook(
-        notebook,
+        str(notebook),
         f"{ATOMIC}{execution.folder / 'notebook.ipynb'}" if execution.rank == 0 else None,
         parameters=check_parameters(request["parameters"], read_parameters(notebook)),
         engine_name="jepa",

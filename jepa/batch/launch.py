@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any
 
 from jepa.batch.parameters import check_parameters, read_parameters
 from jepa.batch.processes import die_with_parent
-from jepa.files import FileLock, read_lines, write_text
+from jepa.files import FileLock, atomic_path, read_lines, write_text
 
+SOURCE = "source.ipynb"  # the run folder's own copy of the notebook: what is executed
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 90.0
 TORCHRUN_GRACE_SECONDS = 80  # longer than a kernel gets for its end, shorter than torchrun itself gets
@@ -60,6 +62,8 @@ def run_notebook(
 ) -> BatchResult:
     """Execute a notebook headless; the first unnamed trainer in it writes into the run folder.
 
+    What is executed is the copy that the run folder gets of it, from which `resume_notebook` goes on.
+
     Args:
         notebook: A file with a cell tagged `parameters`.
         parameters: Values for that cell; checked before anything starts.
@@ -87,20 +91,74 @@ def run_notebook(
             return BatchResult(folder, "skipped")
         say(f"the finished run is kept in {_move_aside(folder)}")
     folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder):
+        with atomic_path(folder / SOURCE) as copy:
+            shutil.copyfile(path, copy)
+        return _launch(folder, request, say)
+
+
+def resume_notebook(folder: str | os.PathLike[str], *, say: Callable[[str], None] = lambda line: None) -> BatchResult:
+    """Go on with a batch run from its folder alone: its copy of the notebook, with the parameters it had.
+
+    The path where the notebook once was is not looked at.
+
+    Args:
+        folder: The run folder.
+        say: Gets lines on the progress.
+
+    Raises:
+        ValueError: The folder is in use, or lacks something.
+    """
+    folder = Path(folder).absolute()
+    request = _read_request(folder)
+    if request is None:
+        raise ValueError(f"{folder} has no batch.json, so it is no batch run")
+    source = folder / SOURCE
+    if source.is_symlink() or not source.is_file():
+        again = f"python -m jepa.cli batch NOTEBOOK --name {folder.name}"
+        raise ValueError(f"{folder} keeps no copy of its notebook; go on with the command that began it: {again} ...")
+    if request["status"] == "finished":
+        return BatchResult(folder, "skipped")
+    values = check_parameters(request["parameters"], read_parameters(source))
+    with _held(folder):
+        return _launch(folder, {**{key: request[key] for key in REQUEST}, "parameters": values}, say)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other commands."""
     lock = FileLock(folder / ".batch-lock")
     if not lock.acquire():
         raise ValueError(f"{folder} is being run by another command; wait for its end, or choose another --name")
     try:
-        return _launch(folder, request, say)
+        yield
     finally:
         lock.release()
 
 
+REQUEST = {"notebook": str, "parameters": dict, "nproc_per_node": int}
+
+
+def _read_request(folder: Path) -> dict[str, Any] | None:
+    """What `batch.json` says, if there is one."""
+    path = folder / "batch.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --name") from error
+    needed = {**REQUEST, "status": str}
+    lacking = [key for key in needed if not (isinstance(found, dict) and isinstance(found.get(key), needed[key]))]
+    if lacking:
+        raise ValueError(f"{path} is damaged: it has no {', '.join(lacking)}; choose another --name")
+    return found
+
+
 def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     """Whether the folder holds this very run, finished; another run's folder is an error."""
-    try:
-        found = json.loads((folder / "batch.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    found = _read_request(folder)
+    if found is None:
         return False
     wanted, had = json.loads(json.dumps(request["parameters"])), found["parameters"]
     changed = [key for key in {**had, **wanted} if had.get(key) != wanted.get(key)]

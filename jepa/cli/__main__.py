@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "train a model as a configuration file says",
     "evaluate": "evaluate a checkpoint",
     "batch": "run a notebook with parameters, on one or several processes",
+    "runs": "list runs, what became of them, and which can be resumed",
+    "resume": "go on with a run that was interrupted or stopped",
     "generate-config": "write a commented configuration that trains as it is",
 }
 

@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Any
 from jepa.config.schema import TrainerConfig
 
 if TYPE_CHECKING:
-    from jepa.config.files import generate_config, load_config, save_config
+    from jepa.config.files import experiment_text, generate_config, load_config, load_experiment, save_config
     from jepa.config.presets import preset
-    from jepa.config.run import DataConfig, ModelConfig, RunConfig
+    from jepa.config.run import DataConfig, Experiment, ModelConfig, RunConfig
 
 _MODULES = {
-    "files": ["generate_config", "load_config", "save_config"],
+    "files": ["experiment_text", "generate_config", "load_config", "load_experiment", "save_config"],
     "presets": ["preset"],
-    "run": ["DataConfig", "ModelConfig", "RunConfig"],
+    "run": ["DataConfig", "Experiment", "ModelConfig", "RunConfig"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "DataConfig",
+    "Experiment",
     "ModelConfig",
     "RunConfig",
     "TrainerConfig",
+    "experiment_text",
     "generate_config",
     "load_config",
+    "load_experiment",
     "preset",
     "save_config",
 ]

@@ -14,9 +14,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from jepa.config.presets import preset
-from jepa.config.run import RunConfig
+from jepa.config.run import Experiment, RunConfig
 from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.files import write_text
+
+EXPERIMENT = "experiment.yaml"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -79,6 +81,30 @@ def _parse(text: str | bytes, origin: str) -> Any:
 def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
     """Write a configuration, atomically."""
     write_text(path, yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+
+
+def experiment_text(experiment: Experiment) -> str:
+    """What a run folder keeps of how its run was made, as `load_experiment` reads it.
+
+    Raises:
+        yaml.YAMLError: The configuration holds something that is no plain value.
+    """
+    return yaml.safe_dump(_plain(asdict(experiment)), sort_keys=False)
+
+
+def load_experiment(folder: str | os.PathLike[str]) -> Experiment:
+    """How the run of a folder was made: its configuration, and how it was started.
+
+    Raises:
+        FileNotFoundError: The folder does not say; only runs made from a configuration do.
+        ValueError: A key is unknown (the nearest is named), a value has the wrong type, or the file is not YAML.
+    """
+    path = Path(folder) / EXPERIMENT
+    data = _parse(path.read_bytes(), str(path))
+    try:
+        return _typed(Experiment, data, "")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def generate_config(kind: str = "state_pair") -> str:
@@ -197,4 +223,6 @@ def _type_name(hint: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

@@ -78,3 +78,22 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """What a run folder keeps as `experiment.yaml`: a configuration, and how its run was started.
+
+    Args:
+        world_size: Processes that train together.
+        device: As it was asked for; `"auto"` takes the best there is.
+        config: The configuration, after overrides.
+    """
+
+    world_size: int = 1
+    device: str = "auto"
+    config: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.world_size < 1:
+            raise ValueError(f"world_size must be at least 1, got {self.world_size}")

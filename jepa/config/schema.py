@@ -39,11 +39,14 @@ class TrainerConfig:
         log_every: Steps between two records of the metrics.
         eval_every: Epochs between two passes over the validation data.
         checkpoint_every: Epochs between two checkpoints; at least one is written every ten minutes.
-        keep_checkpoints: Newest checkpoints kept besides the best one.
+        keep_checkpoints: Newest checkpoints kept besides the first and the best one.
+        keep_checkpoint_every: The first checkpoint after each so many steps is kept, too; `None` keeps none for good.
         monitor: Metric that tells the best checkpoint (lower is better): `val_loss` or `loss`;
             `None` means `val_loss` where there is validation data and `loss` otherwise.
         early_stopping: Evaluations without a better `monitor` after which training stops; `None` never stops early.
         diagnostics_budget: Share of the training time that online diagnostics may take.
+        on_callback_error: `"stop"` ends the run, with a checkpoint, when a callback raises; `"continue"` warns, once
+            for each method, and goes on.
         scheduler_interval: Whether a scheduler that you pass steps once a `"step"` or once an `"epoch"`.
         progress: Progress bar: `"auto"` shows one in a terminal.
         seed: Seed of data order, masks and augmentations.
@@ -66,9 +69,11 @@ class TrainerConfig:
     eval_every: int = 1
     checkpoint_every: int = 1
     keep_checkpoints: int = 3
+    keep_checkpoint_every: int | None = None
     monitor: Literal["val_loss", "loss"] | None = None
     early_stopping: int | None = None
     diagnostics_budget: float = 0.005
+    on_callback_error: Literal["stop", "continue"] = "stop"
     scheduler_interval: Literal["step", "epoch"] = "step"
     progress: bool | Literal["auto"] = "auto"
     seed: int = 0
@@ -100,6 +105,7 @@ class TrainerConfig:
         choices: dict[str, tuple[Any, ...]] = {
             "precision": ("fp32", "bf16"),
             "monitor": ("val_loss", "loss", None),
+            "on_callback_error": ("stop", "continue"),
             "scheduler_interval": ("step", "epoch"),
             "progress": (True, False, "auto"),
         }
@@ -109,6 +115,7 @@ class TrainerConfig:
         switches: dict[str, tuple[type, str]] = {
             "clip_grad_norm": (Real, "a positive number"),
             "early_stopping": (Integral, "a positive whole number"),
+            "keep_checkpoint_every": (Integral, "a positive whole number"),
         }
         for name, (kind, wanted) in switches.items():
             value = getattr(self, name)

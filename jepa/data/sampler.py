@@ -67,6 +67,11 @@ class ResumableSampler:
                 f"drop_last={drop_last}; use a smaller batch_size, drop_last=False, or more data"
             )
 
+    @property
+    def size(self) -> dict[str, int]:
+        """What must not change where a run goes on in mid-epoch: `samples` and the `global_batch_size` of all ranks."""
+        return {"samples": self.length, "global_batch_size": self.batch_size * self.world_size}
+
     def __len__(self) -> int:
         size = self.batch_size * self.world_size
         return self.length // size if self.drop_last else -(-self.length // size)

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -26,6 +27,9 @@ from jepa.data.lazy import states_deterministic
 from jepa.data.memory import MemoryLoader
 from jepa.data.sampler import ResumableSampler, mixed_seed
 from jepa.data.stream import ShardedStream, StreamSource, like
+from jepa.data.workers import SteadyLoader
+
+DataSize = dict[str, int]
 
 
 class BatchSource(Protocol):
@@ -49,12 +53,19 @@ class BatchSource(Protocol):
 
 
 def as_source(
-    loader: Any, *, seed: int, rank: int = 0, world_size: int = 1, device: torch.device | None = None
+    loader: Any,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | None = None,
+    on_worker_lost: Callable[[str], None] | None = None,
 ) -> BatchSource:
     """A source over any loader.
 
     A `MemoryLoader` and a `DataLoader` with one of torch's own samplers are read in an order that is a function of
-    (seed, epoch), and continue in mid-epoch at once. A `DataLoader` over a `ShardedStream` is shared out by the stream.
+    (seed, epoch), and continue in mid-epoch at once; workers that are killed are replaced. A `DataLoader` over a
+    `ShardedStream` is shared out by the stream.
     Anything else that can be iterated again and again is read as it comes, and skipped forward to continue.
 
     Args:
@@ -63,6 +74,7 @@ def as_source(
         rank: This process.
         world_size: Number of processes.
         device: Where a `MemoryLoader` delivers (and transforms) batches, unless it has its own wish.
+        on_worker_lost: Told of each worker process that died and was replaced.
 
     Raises:
         TypeError: Not something that can be iterated again and again.
@@ -71,7 +83,7 @@ def as_source(
     if isinstance(loader, MemoryLoader):
         return MemorySource(loader, loader.sampler(seed=seed, rank=rank, world_size=world_size), device)
     if isinstance(loader, DataLoader) and _has_standard_sampler(loader):
-        return DataLoaderSource(loader, seed=seed, rank=rank, world_size=world_size)
+        return DataLoaderSource(loader, seed=seed, rank=rank, world_size=world_size, on_worker_lost=on_worker_lost)
     if isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardedStream):
         return StreamSource(loader, rank=rank, world_size=world_size)
     if isinstance(loader, Dataset | Tensor):
@@ -91,6 +103,11 @@ def as_source(
     return IterableSource(loader)
 
 
+def size_of(source: BatchSource) -> DataSize | None:
+    """Samples and global batch size, where the source knows them (see `ResumableSampler.size`)."""
+    return getattr(source, "size", None)
+
+
 def _has_standard_sampler(loader: DataLoader[Any]) -> bool:
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return False
@@ -107,6 +124,7 @@ class MemorySource:
         self._loader = loader
         self._sampler = sampler
         self._device = device
+        self.size: DataSize | None = sampler.size
         self.batches_per_epoch: int | None = len(sampler)
         self.notes: list[str] = []
 
@@ -124,10 +142,19 @@ class DataLoaderSource:
 
     Samples of a dataset with randomness of its own (augmentation) are drawn under a seed that is a function of
     (seed, epoch, sample), and a collate function of the user's runs under one that is a function of (seed, epoch,
-    first sample of the batch), so neither workers, nor pauses, nor resuming change them.
+    first sample of the batch), so neither workers, nor pauses, nor resuming change them. When a worker process is
+    killed, new ones read on from the batch that it owes, with a warning.
     """
 
-    def __init__(self, loader: DataLoader[Any], *, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        on_worker_lost: Callable[[str], None] | None = None,
+    ) -> None:
         sampler = loader.sampler
         shuffle = sampler.shuffle if isinstance(sampler, DistributedSampler) else isinstance(sampler, RandomSampler)
         if loader.batch_size is None:
@@ -142,22 +169,32 @@ class DataLoaderSource:
             world_size=world_size,
         )
         self._order = _KeyedBatches(self._sampler)
+        self.size: DataSize | None = self._sampler.size
         own = loader.collate_fn
         collate: Any = _collate_plainly if own is default_collate else _SeededCollate(own, seed)
-        self._loader = like(
+        make = partial(
+            like,
             loader,
             _KeyedDataset(loader.dataset, None if _is_deterministic(loader.dataset) else seed),
             batch_sampler=self._order,
             collate_fn=collate,
             generator=torch.Generator().manual_seed(mixed_seed(seed, rank)),
         )
+        self._loader = SteadyLoader(make, on_worker_lost) if loader.num_workers else make()
         self.batches_per_epoch: int | None = len(self._sampler)
         self.notes: list[str] = []
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch from number `start` on."""
-        self._order.epoch, self._order.start = epoch, start
+        if isinstance(self._loader, SteadyLoader):
+            return self._loader.batches(self._order.begin_at, epoch, start)
+        self._order.begin_at(epoch, start)
         return iter(self._loader)
+
+    def close(self) -> None:
+        """End the worker processes that are kept between epochs; it can be read again."""
+        if isinstance(self._loader, SteadyLoader):
+            self._loader.close()
 
     def describe(self, epoch: int, batch: int) -> str:
         """Which samples a batch holds."""
@@ -209,6 +246,10 @@ class _KeyedBatches:
         self._sampler = sampler
         self.epoch = 0
         self.start = 0
+
+    def begin_at(self, epoch: int, start: int) -> None:
+        """Where the next pass begins."""
+        self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch  # of this pass, whatever is asked for next

@@ -12,7 +12,13 @@ class Logger:
 
     A run can go on after its end, so `log` opens again what `close` has closed. Nothing is written before there is
     something to log: a trainer that is only built leaves no file.
+
+    Attributes:
+        immediate: Whether events come on the training thread, as they happen; otherwise on a thread of the logger's
+            own, which may wait for a service without holding the training.
     """
+
+    immediate = False
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""

@@ -17,6 +17,8 @@ class ConsoleLogger(Logger):
         stream: Where to; standard output by default.
     """
 
+    immediate = True
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._total = 0

@@ -16,6 +16,8 @@ class JSONLLogger(Logger):
         path: The file; it and its folder are created by the first record.
     """
 
+    immediate = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self._lines: JSONLines | None = None

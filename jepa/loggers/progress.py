@@ -10,6 +10,8 @@ from jepa.trainer import events
 class ProgressBar:
     """A tqdm bar over the steps of a run, renewed when metrics are logged."""
 
+    immediate = True
+
     def __init__(self) -> None:
         self._bar = None
 

@@ -1,6 +1,7 @@
 """The loop, its events, and the commands that steer it."""
 
 from jepa.config.schema import TrainerConfig
+from jepa.trainer.branching import fork_run
 from jepa.trainer.callback import Callback, EarlyStopping
 from jepa.trainer.checkpoint import CheckpointError
 from jepa.trainer.create import create_trainer
@@ -9,6 +10,7 @@ from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
 from jepa.trainer.inspection import Inspection
 from jepa.trainer.recorder import NonFiniteLossError
+from jepa.trainer.replay import Replay
 from jepa.trainer.run import RunConflictError, RunFolder
 from jepa.trainer.signals import TrainingInterrupted
 from jepa.trainer.status import Status
@@ -23,6 +25,7 @@ __all__ = [
     "JEPAEvaluator",
     "JEPATrainer",
     "NonFiniteLossError",
+    "Replay",
     "RunConflictError",
     "RunFolder",
     "RunHandle",
@@ -30,4 +33,5 @@ __all__ = [
     "TrainerConfig",
     "TrainingInterrupted",
     "create_trainer",
+    "fork_run",
 ]

@@ -25,9 +25,11 @@ class Callback:
 
     The methods are `on_run_started`, `on_epoch_started`, `on_step_ended`, `on_metrics_logged`, `on_evaluated`,
     `on_checkpoint_saved`, `on_command_applied`, `on_state_changed`, `on_epoch_ended`, `on_run_ended` and
-    `on_run_failed`. They run on the training thread (on every rank), so they may read and change the model; what
-    they raise ends the run with a checkpoint. To stop the run: `trainer.control.submit(Stop())`. What asks all ranks,
-    such as `trainer.save_checkpoint` and `trainer.evaluate`, is called on every rank; only rank 0 writes.
+    `on_run_failed`. They run on the training thread (on every rank), so they may read and change the model. What they
+    raise ends the run with a checkpoint, unless the run was told `on_callback_error="continue"`: then it is a warning
+    and a line of the journal, the first time that a method of a callback raises, and the run goes on (an interrupt and
+    `SystemExit` always end it). To stop the run: `trainer.control.submit(Stop())`. What asks all ranks, such as
+    `trainer.save_checkpoint` and `trainer.evaluate`, is called on every rank; only rank 0 writes.
 
     Raises:
         TypeError: When a subclass defines an `on_*` method that no event calls.

@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import control, events
+from jepa.trainer.branching import branch_off, folder_of_fork, go_back
+from jepa.trainer.checkpoint import CheckpointError
 from jepa.trainer.control import Command, Ticket
 from jepa.trainer.inspection import inspect
 
@@ -26,6 +28,7 @@ class CommandTable:
 
     def __init__(self, trainer: JEPATrainer, gate: Gate) -> None:
         self._trainer = trainer
+        self._gate = gate
         self._prepare: dict[type[Command], Callable[[Any], Prepared]] = {
             control.Pause: lambda command: ({}, gate.pause),
             control.Resume: lambda command: ({}, gate.resume),
@@ -33,6 +36,8 @@ class CommandTable:
             control.Stop: lambda command: ({}, gate.stop),
             control.Set: self._set,
             control.SaveCheckpoint: self._save,
+            control.Rewind: self._rewind,
+            control.Fork: self._fork,
             control.Evaluate: self._evaluate,
             control.Inspect: lambda command: ({}, lambda: inspect(trainer)),
         }
@@ -43,8 +48,11 @@ class CommandTable:
         while waiting:
             ticket = waiting.pop(0)
             try:
-                self._apply_one(ticket)
-            except (ValueError, OSError, TypeError) as error:
+                if isinstance(ticket.command, control.Settle):
+                    self._settle(ticket)
+                else:
+                    self._apply_one(ticket)
+            except (ValueError, OSError, TypeError, CheckpointError) as error:
                 self._refuse(ticket, error)
             except BaseException as error:  # it ends the run, and nobody may wait for an answer for ever
                 for unanswered in (ticket, *waiting):
@@ -57,11 +65,26 @@ class CommandTable:
             raise TypeError(f"{type(ticket.command).__name__} is not a command that can be applied")
         result, effect = self._prepare[type(ticket.command)](ticket.command)
         trainer.journal("CommandApplied", command=ticket.command.as_data(), source=ticket.source, result=result)
-        value = effect()
+        value = effect() if self._counts(ticket) else None
         trainer.publish(
             events.CommandApplied(trainer.step, trainer.epoch, ticket.command.as_data(), ticket.source, result)
         )
-        ticket.complete(trainer.step, result, value)
+        if isinstance(ticket.command, control.SaveCheckpoint):
+            trainer.saver.answer(ticket, self._refuse)
+        else:
+            ticket.complete(trainer.step, result, value)
+
+    def _counts(self, ticket: Ticket) -> bool:
+        """In a replay only the journal changes the training; what the replayed code asks for has been asked before."""
+        harmless = (control.SaveCheckpoint, control.Evaluate, control.Inspect)
+        outside = ticket.source in ("journal", "signal", "exit")
+        return self._gate.until is None or outside or isinstance(ticket.command, harmless)
+
+    def _settle(self, ticket: Ticket) -> None:
+        saver, command = self._trainer.saver, ticket.command
+        assert isinstance(command, control.Settle)
+        if saver.is_pending(command.number):
+            saver.settle()
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         trainer, data = self._trainer, ticket.command.as_data()
@@ -78,7 +101,19 @@ class CommandTable:
     def _save(self, command: control.SaveCheckpoint) -> Prepared:
         trainer = self._trainer
         path = trainer.checkpoint_path(command.path)
-        return {"path": str(path)}, lambda: trainer.save_checkpoint(command.path)
+        return {"path": str(path)}, lambda: trainer.saver.save(command.path)
+
+    def _rewind(self, command: control.Rewind) -> Prepared:
+        trainer = self._trainer
+        path = trainer.folder_for("rewind").checkpoints.find(command.checkpoint)
+        return {"path": str(path)}, lambda: go_back(trainer, path)
+
+    def _fork(self, command: control.Fork) -> Prepared:
+        trainer = self._trainer
+        path = folder_of_fork(trainer.folder_for("fork"), command.name)
+        if command.checkpoint is not None:
+            trainer.folder_for("fork").checkpoints.find(command.checkpoint)
+        return {"path": str(path)}, lambda: branch_off(trainer, command.name, command.checkpoint)
 
     def _evaluate(self, command: control.Evaluate) -> Prepared:
         trainer = self._trainer

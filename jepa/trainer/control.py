@@ -75,6 +75,41 @@ class Evaluate(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Rewind(Command):
+    """Go back to a checkpoint of this run and on from there; what was recorded after it stays in the files.
+
+    Args:
+        checkpoint: File name in the run's `checkpoints/`, such as `"step-00000200.pt"` or `"initial.pt"`.
+    """
+
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(Command):
+    """Go on in a new run folder beside this one, which stays as it is.
+
+    Args:
+        name: Of the new run.
+        checkpoint: Where it branches off, as in `Rewind`; here and now by default.
+    """
+
+    name: str
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Command):
+    """Say what became of a checkpoint that was written beside the training (the writer's own message).
+
+    Args:
+        number: Of the checkpoint, counted in this run.
+    """
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inspect(Command):
     """Take a CPU copy of the last batch, its views and its embeddings (the ticket's `value`)."""
 

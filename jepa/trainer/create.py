@@ -144,7 +144,7 @@ def _run_folder(run: Any, runs_dir: str | os.PathLike[str], config: TrainerConfi
         path = Path(run) if len(Path(run).parts) > 1 else Path(runs_dir) / run
         if ".." in path.parts:
             raise ValueError(f"run must be a name or a path without '..', got {os.fspath(run)!r}")
-    return RunFolder(path, keep_checkpoints=config.keep_checkpoints)
+    return RunFolder(path, keep_checkpoints=config.keep_checkpoints, keep_every=config.keep_checkpoint_every)
 
 
 def _batch_folder() -> Path | None:

@@ -127,15 +127,8 @@ class JEPAEvaluator:
             ValueError: `model` is needed.
         """
         state = read_checkpoint(path)
-        if model is None:
-            model = _rebuild(state["architecture"], path)
-        options = dict(state["objective"])
-        objective = as_objective(model, options.pop("name"), options)
-        tensors = state["objective_state"]
-        check_fits(objective, tensors, path)
-        if any(tensors[name].dtype == torch.float64 for name, _ in objective.named_parameters()):
-            objective.double()
-        objective.load_state_dict(tensors)
+        objective = objective_of(state, path, model)
+        objective.load_state_dict(state["objective_state"])
         evaluator = cls(objective, device=device, seed=state["config"]["seed"])
         evaluator.hyper.update(_edited(objective, state["rates"], state["position"]["step"]))
         return evaluator
@@ -169,6 +162,28 @@ def _edited(objective: Objective, edits: Mapping[str, dict[str, Any]], step: int
         adjustable.load_state_dict(edits[name])
         values[name] = adjustable(step)
     return values
+
+
+def objective_of(state: Mapping[str, Any], path: str | os.PathLike[str], model: nn.Module | None = None) -> Objective:
+    """An objective that fits a checkpoint, with other weights.
+
+    Args:
+        state: What the checkpoint holds.
+        path: Where it was read, for messages.
+        model: Needed where encoder or predictor are not built in.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit `model`.
+        ValueError: `model` is needed.
+    """
+    options = dict(state["objective"])
+    whole = _rebuild(state["architecture"], path) if model is None else model
+    objective = as_objective(whole, options.pop("name"), options)
+    tensors = state["objective_state"]
+    check_fits(objective, tensors, path)
+    if any(tensors[name].dtype == torch.float64 for name, _ in objective.named_parameters()):
+        objective.double()
+    return objective
 
 
 def _rebuild(architecture: Mapping[str, Any], path: str | os.PathLike[str]) -> JEPA:

@@ -1,7 +1,9 @@
 """What a run says about itself: frozen records, published on the training thread in the order they happen.
 
 Two kinds of listener exist. A *callback* acts (it may stop the run or change the model) and runs on the training
-thread. A *sink* observes: any callable that takes one event. Sinks must return quickly and never touch the model.
+thread. A *sink* observes: any callable that takes one event. Sinks must return quickly and never touch the model. Those
+given as `logger=` are called on a thread of their own, in order, so that a service that hangs does not hold the
+training; one with a true attribute `immediate` is called on the training thread.
 """
 
 from __future__ import annotations
@@ -154,8 +156,19 @@ def _as_sink(logger: Any) -> Sink:
             f"a logger takes events (is callable) or has log(metrics, step=...); got {type(logger).__name__}"
         )
 
-    def log(event: Event) -> None:
-        if isinstance(event, MetricsLogged | Evaluated):
-            logger.log(dict(event.metrics), step=event.step)
+    return _MetricsOnly(logger)
 
-    return log
+
+class _MetricsOnly:
+    """Gives the metrics of events to an object with `log(metrics, step=...)`."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self.immediate = getattr(logger, "immediate", False)
+
+    def __repr__(self) -> str:
+        return repr(self._logger)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, MetricsLogged | Evaluated):
+            self._logger.log(dict(event.metrics), step=event.step)

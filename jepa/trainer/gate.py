@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jepa.trainer.commands import CommandTable
-from jepa.trainer.control import Set, Ticket
+from jepa.trainer.control import Ticket
+from jepa.trainer.journal import Edit
 from jepa.trainer.ranks import CommandExchange, command_exchange
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ class Gate:
 
     Attributes:
         stopping: Whether the run has been asked to end.
+        until: Step before which a replay holds on; `None` outside of replays. In one, the journal alone decides what
+            changes the training.
     """
 
     def __init__(self, trainer: JEPATrainer) -> None:
@@ -29,8 +32,9 @@ class Gate:
         self._exchange: CommandExchange | None = None
         self._paused = False
         self._allowed: int | None = None
-        self._edits: deque[tuple[int, Set]] = deque()
+        self._edits: deque[Edit] = deque()
         self.stopping = False
+        self.until: int | None = None
 
     def open(self) -> None:
         """A run begins or goes on: nothing is asked of it yet."""
@@ -38,15 +42,17 @@ class Gate:
         self._paused = self.stopping = False
         self._allowed = None
 
-    def repeat(self, edits: Sequence[tuple[int, Set]]) -> None:
+    def repeat(self, edits: Sequence[Edit]) -> None:
         """Make edits again when their steps come: those made after the checkpoint that a run goes on from."""
-        self._edits = deque(sorted(edits, key=lambda edit: edit[0]))
+        self._edits = deque(sorted(edits, key=lambda edit: edit.step))
 
     def wait(self) -> bool:
         """Apply what was asked for, and hold while the run is paused; whether there is a next step."""
         assert self._exchange is not None
-        while self._edits and self._edits[0][0] <= self._trainer.step:
-            self._commands.apply([Ticket(self._edits.popleft()[1], "journal")])
+        while self._edits and self._edits[0].step <= self._trainer.step:
+            self._commands.apply([Ticket(self._edits.popleft().command, "journal")])
+        if self.until is not None and self._trainer.step >= self.until:
+            self.stop()
         if self._allowed == 0:
             self.pause()
         if self._exchange.pending():

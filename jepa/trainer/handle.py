@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from jepa.trainer.control import (
     Command,
     Evaluate,
+    Fork,
     Inspect,
     Pause,
     Resume,
+    Rewind,
     SaveCheckpoint,
     Set,
     Step,
@@ -91,6 +93,15 @@ class RunHandle:
     def checkpoint(self, path: str | os.PathLike[str] | None = None) -> Ticket:
         """Write a checkpoint now, into the run folder or to `path`."""
         return self._submit(SaveCheckpoint(None if path is None else Path(path).absolute()))
+
+    def rewind(self, checkpoint: str | int) -> Ticket:
+        """Go back to a checkpoint of this run, by its step or file name, and on from there; see `trainer.rewind`."""
+        return self._submit(Rewind(self._trainer.folder_for("rewind").checkpoints.find(checkpoint).name))
+
+    def fork(self, name: str, checkpoint: str | int | None = None) -> Ticket:
+        """Go on in a new run folder beside this one, from a checkpoint or from here; see `trainer.fork`."""
+        folder = self._trainer.folder_for("fork")
+        return self._submit(Fork(name, None if checkpoint is None else folder.checkpoints.find(checkpoint).name))
 
     def evaluate(self) -> Ticket:
         """Run the validation data now."""

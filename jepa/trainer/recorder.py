@@ -84,26 +84,15 @@ class Recorder:
         self._epoch_sum += sum(losses)
         self._epoch_count += len(losses)
 
-    def check_weights(self) -> None:
-        """Look for weights that a non-finite gradient has spoilt although the loss was finite.
-
-        Raises:
-            NonFiniteLossError: There are some.
-        """
-        trainer = self._trainer
-        for name, parameter in trainer.objective.named_parameters():
-            if not bool(torch.isfinite(parameter.detach()).all()):
-                what = f"{name} holds NaN or infinite numbers at step {trainer.step}, although the loss was finite"
-                raise NonFiniteLossError(self._advice(what))
-
     def _non_finite(
         self, value: float, elsewhere: bool, step: int, epoch: int, first: int, end: int
     ) -> NonFiniteLossError:
         batches = "; ".join(self._trainer.describe_batch(epoch, batch) for batch in range(first, end))
         where = f"batch {first} of another rank" if elsewhere else batches
-        return NonFiniteLossError(self._advice(f"the loss is {value} at step {step} (epoch {epoch}, {where})"))
+        return NonFiniteLossError(self.advice(f"the loss is {value} at step {step} (epoch {epoch}, {where})"))
 
-    def _advice(self, what: str) -> str:
+    def advice(self, what: str) -> str:
+        """What happened, the checkpoint to go back to, and what to try."""
         good = self._trainer.last_checkpoint
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
         return f"{what}; {kept}; try a lower learning_rate, clip_grad_norm, or look for NaN in that batch"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jepa.files import FileLock, JSONLines, read_lines, write_text
+from jepa.files import FileLock, JSONLines, write_text
 from jepa.trainer.checkpoint import CheckpointFolder
-from jepa.trainer.control import Set
+from jepa.trainer.journal import Journal
 
 
 class RunConflictError(RuntimeError):
@@ -29,21 +32,34 @@ class RunFolder:
     """One run on disk.
 
     Layout: `config.yaml`, `journal.jsonl` (commands and lifecycle, one fsynced line each), `metrics/train.jsonl`
-    (every record, append-only), `status.json` (what it is doing), `checkpoints/`, `logs/`, `figures/`.
+    (every record, append-only), `status.json` (what it is doing, and who), `checkpoints/`, `logs/`, `figures/`.
 
     Args:
         path: The folder; nothing is created before `open`.
         keep_checkpoints: Newest checkpoints that stay.
+        keep_every: Of a checkpoint in each so many steps, for good; `None` keeps the newest only.
+
+    Attributes:
+        files: Name to text of what else the folder keeps; written when it is opened, where it is not there yet.
+        identity: What tells this run from any other, whatever its folder is called; known while it is open.
+        segment: How often the run has been begun, or gone on with from elsewhere, before; steps repeat across segments.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, keep_checkpoints: int = 3) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, keep_checkpoints: int = 3, keep_every: int | None = None
+    ) -> None:
         self.path = Path(path).absolute()
-        self.checkpoints = CheckpointFolder(self.path / "checkpoints", keep_checkpoints)
+        self.checkpoints = CheckpointFolder(self.path / "checkpoints", keep_checkpoints, keep_every)
+        self.files: dict[str, str] = {}
         self.segment = 0
+        self.identity = ""
         self._journal: JSONLines | None = None
         self._metrics: JSONLines | None = None
         self._lock = FileLock(self.path / ".lock")
-        self._tick = 0
+        self._agreed = False
+        self._told = Journal()
+        self._unwritable = False
+        self.tick = 0
 
     @property
     def name(self) -> str:
@@ -70,6 +86,23 @@ class RunFolder:
         """Whether this process is writing to the run."""
         return self._journal is not None
 
+    def relative(self, path: Path) -> str:
+        """A path as the journal names it: from this folder on, if it is inside."""
+        return path.relative_to(self.path).as_posix() if path.is_relative_to(self.path) else str(path)
+
+    def tick_of(self, stamp: Mapping[str, Any] | None) -> int | None:
+        """Where in this journal the state of a checkpoint was taken, by its `journal` entry; `None` if elsewhere."""
+        return self._told.tick_of(stamp, self.identity)
+
+    def leads_on_from(self, told: Journal) -> Callable[[Mapping[str, Any]], bool]:
+        """What tells whether a checkpoint's state is one that this run went through on its way to the present."""
+
+        def belongs(state: Mapping[str, Any]) -> bool:
+            tick = self.tick_of(state.get("journal"))
+            return tick is None or not told.lines or told.leads_on_from(tick)
+
+        return belongs
+
     def open(self, config: Mapping[str, Any]) -> None:
         """Create the folder, or continue it, and hold it against other writers.
 
@@ -88,9 +121,15 @@ class RunFolder:
             )
         try:
             self._agree(config)
-            lines = read_lines(self.journal_path)
-            self._tick = max((line.get("tick", -1) for line in lines), default=-1) + 1
-            self.segment = sum(line.get("event") == "RunStarted" for line in lines)
+            self._agreed = True
+            for name, text in self.files.items():
+                if not (self.path / name).exists():
+                    write_text(self.path / name, text)
+            self.checkpoints.remove_leftovers()
+            told = Journal.read(self.journal_path)
+            self.tick, self.segment = told.next_tick, told.segments
+            self.identity = told.identity or secrets.token_hex(8)
+            self._told = told
             self._journal = JSONLines(self.journal_path, durable=True)
             self._metrics = JSONLines(self.metrics_path)
         except BaseException:
@@ -98,28 +137,37 @@ class RunFolder:
             raise
 
     def _agree(self, config: Mapping[str, Any]) -> None:
+        """A run that is taken up must have these parameters; one that goes on in this process may have changed some."""
         import yaml
 
         path = self.path / "config.yaml"
         wanted = json.loads(json.dumps(config))
-        if not path.exists():
-            write_text(path, yaml.safe_dump(wanted, sort_keys=False))
-            return
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        differences = _differences(found, wanted)
-        if differences:
-            raise RunConflictError(
-                f"run {self.name!r} exists with other parameters ({'; '.join(differences)}); "
-                "use the same ones to continue it, or choose another run= name"
-            )
+        if path.exists():
+            found = _read_config(path)
+            unknown = found.get("data") is None or wanted.get("data") is None
+            free = {"data"} if unknown or self._agreed else set()
+            was, now = ({key: value for key, value in each.items() if key not in free} for each in (found, wanted))
+            differences = _differences(was, now)
+            if differences:
+                raise RunConflictError(
+                    f"run {self.name!r} exists with other parameters ({'; '.join(differences)}); "
+                    "use the same ones to continue it, or choose another run= name"
+                )
+            if wanted.get("data") in (None, found.get("data")):
+                return
+        write_text(path, yaml.safe_dump(wanted, sort_keys=False))
 
-    def journal(self, event: str, step: int, **fields: Any) -> None:
-        """Append one line and wait until it is on the disk."""
+    def journal(self, event: str, step: int, *, durable: bool = True, **fields: Any) -> None:
+        """Append one line, and (unless not `durable`) wait until it is on the disk.
+
+        Raises:
+            OSError: It cannot be written now.
+        """
         if self._journal is None:
             return
-        line = {"tick": self._tick, "segment": self.segment, "time": time.time(), "step": step, "event": event}
-        self._journal.append({**line, **fields})
-        self._tick += 1
+        line = {"tick": self.tick, "segment": self.segment, "time": time.time(), "step": step, "event": event}
+        self.tick += 1
+        self._journal.append({**line, **fields}, flush=durable)
 
     def record(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Append one record of metrics; the file has it with the next status or checkpoint."""
@@ -128,14 +176,35 @@ class RunFolder:
             self._metrics.append({**head, **metrics}, flush=False)
 
     def flush(self) -> None:
-        """Bring the metrics file up to date."""
-        if self._metrics is not None:
-            self._metrics.flush()
+        """Bring the files up to date. Where that fails, it is said once, and the lines wait for the next time."""
+        with self._while_training_goes_on():
+            for file in (self._journal, self._metrics):
+                if file is not None:
+                    file.flush()
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace `status.json`."""
+        """Replace `status.json`; where that fails, it is said once."""
         self.flush()
-        write_text(self.status_path, json.dumps({**status, "time": time.time(), "pid": os.getpid()}), durable=False)
+        with self._while_training_goes_on():
+            who = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+            write_text(self.status_path, json.dumps({**status, **who}), durable=False)
+
+    @contextmanager
+    def _while_training_goes_on(self) -> Iterator[None]:
+        """A full disk is no reason to end what goes on in memory."""
+        try:
+            yield
+        except OSError as error:
+            if not self._unwritable:
+                warnings.warn(
+                    f"run {self.name!r} cannot be written to now ({error}); training goes on, and its records are "
+                    "kept in memory until they can be written: make room",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            self._unwritable = True
+        else:
+            self._unwritable = False
 
     def close(self) -> None:
         """Let go of the folder; it can be opened again."""
@@ -146,16 +215,16 @@ class RunFolder:
         self._lock.release()
 
 
-def edits_after(journal: Path, checkpoint: Path) -> list[tuple[int, Set]]:
-    """Step and command of the edits that a journal holds after the line that says `checkpoint` was saved."""
-    lines = read_lines(journal)
-    saved = [number for number, line in enumerate(lines) if Path(line.get("path", "")).name == checkpoint.name]
-    edits = {}
-    for line in lines[saved[-1] + 1 :] if saved else []:
-        if line.get("event") == "CommandApplied" and line["command"]["type"] == "Set":
-            command = {key: value for key, value in line["command"].items() if key != "type"}
-            edits[line["step"], Set(**command)] = None  # a run that was killed twice has made the first ones again
-    return list(edits)
+def _read_config(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunConflictError(
+            f"{path} cannot be read ({error}), so nothing says what this run is; choose another run= name, or remove "
+            "the file to go on with the parameters given now"
+        ) from error
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

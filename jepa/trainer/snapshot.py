@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from jepa.trainer.checkpoint import CheckpointError, check_fits
 
 if TYPE_CHECKING:
@@ -33,8 +35,10 @@ def take_snapshot(trainer: JEPATrainer, randomness: list[dict[str, Any]]) -> dic
         "random": randomness,
         "recorder": trainer.recorder.state_dict(),
         "history": trainer.history.state_dict(),
-        "best": trainer.best,
+        "best": trainer.saver.best,
         "callbacks": trainer.listeners.state_dict(),
+        "journal": {"run": run.identity, "tick": run.tick} if (run := trainer.run) is not None else None,
+        "data": trainer.data_size,
     }
 
 
@@ -55,7 +59,7 @@ def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str
     if optimizer != mine:
         raise CheckpointError(f"{origin} does not fit this optimizer: it is of {optimizer}, this one is {mine}")
     try:
-        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.optimizer.load_state_dict(_own(state["optimizer"]))
     except ValueError as error:
         raise CheckpointError(f"{origin} does not fit this optimizer: {error}") from error
     trainer.objective.load_state_dict(state["objective_state"])
@@ -66,11 +70,20 @@ def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str
         setattr(trainer, name, state["position"][name])
     trainer.recorder.load_state_dict(state["recorder"])
     trainer.history.load_state_dict(state["history"])
-    trainer.best = state["best"]
+    trainer.saver.best = state["best"]
     trainer.listeners.load_state_dict(state["callbacks"])
 
 
 POSITION = ("step", "epoch", "batches_done", "batches_drawn", "total_steps")
+
+
+def _own(value: Any) -> Any:
+    """The same in memory of its own: an optimizer keeps the tensors it is given, and these are a file's."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: _own(part) for key, part in value.items()}
+    return [_own(part) for part in value] if isinstance(value, list) else value
 
 
 def as_plain(value: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,33 +25,36 @@ import torch
 
 from jepa import distributed
 from jepa.config.schema import TrainerConfig
-from jepa.data.source import BatchSource, as_source
+from jepa.data.source import BatchSource, DataLoaderSource, DataSize, as_source, size_of
 from jepa.models.jepa import JEPA
 from jepa.objectives import Draw, HyperParameter, Objective, as_objective
 from jepa.trainer import events
+from jepa.trainer.background import in_background
+from jepa.trainer.branching import branch_off, go_back, set_aside_given_up
 from jepa.trainer.callback import Callback, EarlyStopping
-from jepa.trainer.checkpoint import random_state, read_checkpoint, restore_random_state, write_checkpoint
-from jepa.trainer.control import Command, Control, Evaluate, SaveCheckpoint, Set, Ticket
+from jepa.trainer.checkpoint import read_checkpoint, restore_random_state
+from jepa.trainer.control import Command, Control, Evaluate, Fork, Rewind, SaveCheckpoint, Ticket
 from jepa.trainer.events import Sink, as_sinks
 from jepa.trainer.frontend import where
 from jepa.trainer.gate import Gate
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
+from jepa.trainer.journal import Edit, Journal
 from jepa.trainer.listeners import Listeners
 from jepa.trainer.live import LIVE_TRAINERS, take_over
+from jepa.trainer.memory import advise_on_memory
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.rates import Rates
 from jepa.trainer.recorder import NonFiniteLossError, Recorder
-from jepa.trainer.run import RunFolder, edits_after
+from jepa.trainer.run import RunFolder
+from jepa.trainer.saver import Saver
 from jepa.trainer.schedules import plan_steps
 from jepa.trainer.signals import StopOnSignal
-from jepa.trainer.snapshot import as_plain, restore_snapshot, take_snapshot
+from jepa.trainer.snapshot import as_plain, restore_snapshot
 from jepa.trainer.status import LIVE, Status
 from jepa.trainer.step import StepResult, TrainStep, check_optimizer
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_SECONDS = 600.0
 
 
 class View(Protocol):
@@ -75,8 +77,9 @@ class JEPATrainer:
         optimizer: Over the parameters of the objective (of the model, where the objective adds none).
         scheduler: A torch scheduler, stepped by the trainer; `"warmup_cosine"` plans one over the true number of
             steps; `None` leaves the rates to the optimizer's groups, where a callback may change them.
-        logger: A sink, or several: callables that take events, or objects with `log(metrics, step=...)`. On N ranks
-            only rank 0's gets any.
+        logger: A sink, or several: callables that take events, or objects with `log(metrics, step=...)`. Each is called
+            on a thread of its own, so that one that hangs does not hold the training, unless it has a true attribute
+            `immediate`. On N ranks only rank 0's gets any.
         objective: Name of the objective when `model` is a `JEPA`.
         config: How to train.
         callbacks: Objects that act on the run, see `Callback`.
@@ -120,7 +123,6 @@ class JEPATrainer:
         self.state = "idle"
         self.last_batch: Any = None
         self.last_draw: Draw | None = None
-        self.last_checkpoint: Path | None = None
         self.view: View | None = None
         self.waits_by_default = where() != "frontend"
         self.ended = threading.Event()
@@ -128,15 +130,18 @@ class JEPATrainer:
 
         self.rates = Rates(self.objective, self.optimizer, scheduler, self.config, self.device)
         self.recorder = Recorder(self)
+        self.saver = Saver(self)
         self.gate = Gate(self)
         stopping = [] if self.config.early_stopping is None else [EarlyStopping(self.config.early_stopping)]
-        self.listeners = Listeners([*callbacks, *stopping])
+        self.listeners = Listeners([*callbacks, *stopping], on_error=self.config.on_callback_error)
         self.batches_done = 0  # in this epoch
         self.batches_drawn = 0  # in the run
-        self.best = float("inf")  # of the metric that `monitor` names
-        self._improved = False
-        self._saved_step = -1
-        self._saved_at = time.monotonic()
+        self.data_size: DataSize | None = None  # of the loader trained on last, over all processes
+        self.moved = False  # to another place in the data, by going back to a checkpoint
+        self._stamp: Mapping[str, Any] | None = None  # of the checkpoint that the state was taken from
+        self._went_on = False  # since then
+        self._continues: int | None = None  # tick of the journal at which the state that training begins with was taken
+        self._repeats: list[Edit] = []
         self._random_state: dict[str, Any] | None = None
         self._spoilt = False
         self._error: BaseException | None = None
@@ -148,7 +153,7 @@ class JEPATrainer:
         self._thread_id: int | None = None
         self._validation: BatchSource | None = None
         for sink in as_sinks(logger) if self.rank == 0 else []:
-            self.subscribe(sink)
+            self.subscribe(in_background(sink))
         take_over(self)
 
     def __repr__(self) -> str:
@@ -166,6 +171,11 @@ class JEPATrainer:
     def monitor(self) -> str:
         """The metric that tells the best checkpoint."""
         return self.config.monitor or ("val_loss" if self.val_loader is not None else "loss")
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is complete, of those written or taken up."""
+        return self.saver.last
 
     @property
     def is_live(self) -> bool:
@@ -300,7 +310,10 @@ class JEPATrainer:
         held = self.run is not None and self.run.is_open
         try:
             # Between runs the other ranks may not call this: what it needs of them is asked for while training only.
-            return self._save(None if path is None else Path(path), alone=not self.is_live)
+            alone = not self.is_live
+            written = self.saver.save(None if path is None else Path(path), alone=alone)
+            self.saver.settle(alone=alone, required=True)
+            return written
         finally:
             if self.run is not None and not held:
                 self.run.close()
@@ -314,29 +327,78 @@ class JEPATrainer:
             RuntimeError: The run is training; stop it first.
         """
         self._check_idle("load a checkpoint into it")
-        self._restore(read_checkpoint(path), str(path))
+        self.restore(read_checkpoint(path), Path(path))
 
-    def _save(self, path: Path | None, *, alone: bool = False) -> Path:
-        self.recorder.collect(alone=alone)  # never keep weights whose loss was not finite
-        self.recorder.check_weights()
-        start = time.perf_counter()
-        target = self.checkpoint_path(path)
-        randomness = [random_state()] if alone else distributed.gather_objects(random_state())
+    def rewind(self, checkpoint: str | int) -> None:
+        """Go back to a checkpoint of this run: one that trains goes on from there at once, another with the next call.
+
+        Args:
+            checkpoint: Its step, or its file name in the run's `checkpoints/`; `"initial.pt"` is where the run began.
+
+        Raises:
+            ValueError: There is no such checkpoint.
+        """
+        path = self.folder_for("rewind").checkpoints.find(checkpoint)
+        if self.is_live and threading.get_ident() != self._thread_id:
+            self.submit(Rewind(path.name)).result()
+        else:
+            go_back(self, path)
+
+    def fork(self, name: str, checkpoint: str | int | None = None) -> Path:
+        """Go on in a new run folder beside this one, which stays as it is and can be continued itself.
+
+        Args:
+            name: Of the new run.
+            checkpoint: Where it branches off, as in `rewind`; here and now by default.
+
+        Returns:
+            The new folder.
+
+        Raises:
+            ValueError: The name is taken, or there is no such checkpoint.
+        """
+        folder = self.folder_for("fork")
+        at = None if checkpoint is None else folder.checkpoints.find(checkpoint).name
+        if self.is_live and threading.get_ident() != self._thread_id:
+            return Path(self.submit(Fork(name, at)).result()["path"])
+        return branch_off(self, name, at)
+
+    def go_on_from(self, state: Mapping[str, Any], total_steps: int) -> None:
+        """While training: go on from a state that was restored (training thread)."""
+        folder = self.folder_for("rewind")
+        self.rates.plan(total_steps, step=self.step, previous_total=self.total_steps or None)
+        self.total_steps = total_steps
+        self.optimizer.zero_grad(set_to_none=True)
+        self.restore_randomness()
+        self.gate.repeat(())
+        self.moved = True
+        folder.segment += 1
+        self.journal_start("Rewound", folder.tick_of(state.get("journal")), durable=False)
         if self.rank == 0:
-            state = take_snapshot(self, randomness)
-            if path is not None or self.run is None:
-                write_checkpoint(state, target)
-            else:
-                folder = self._open_run()
-                folder.flush()  # the records up to here will not be made again
-                folder.checkpoints.save(state, self.step, best=self._improved)
-        self.last_checkpoint = target
-        if path is None:
-            self._saved_step, self._improved = self.step, False
-        self._saved_at = time.monotonic()
-        self.journal("CheckpointSaved", path=str(target))
-        self.publish(events.CheckpointSaved(self.step, self.epoch, target, time.perf_counter() - start))
-        return target
+            folder.flush()
+            set_aside_given_up(folder.checkpoints, self.step)
+
+    def move_to(self, path: Path, checkpoint: Path) -> None:
+        """Go on in another run folder, which holds a checkpoint already (training thread, or no thread)."""
+        parent = self.folder_for("fork")
+        if self.is_live and self.rank == 0:
+            parent.write_status({**asdict(self.status()), "state": "stopped"})
+        parent.close()
+        self.run = RunFolder(path, keep_checkpoints=parent.checkpoints.keep, keep_every=parent.checkpoints.keep_every)
+        self.saver.taken_up(checkpoint, self.step)
+        if self.is_live and self.rank == 0:
+            self._open_run(self.data_size)
+            self.write_status()
+
+    def folder_for(self, wish: str) -> RunFolder:
+        """The run folder.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.run is None:
+            raise ValueError(f"there is nothing to {wish} without a run folder: create the trainer with run='name'")
+        return self.run
 
     def checkpoint_path(self, path: Path | None) -> Path:
         """Where `save_checkpoint(path)` writes."""
@@ -346,11 +408,21 @@ class JEPATrainer:
             raise ValueError("this trainer has no run folder: pass the file to write, save_checkpoint('model.pt')")
         return self.run.checkpoints.file(self.step)
 
-    def _restore(self, state: Mapping[str, Any], origin: str) -> None:
-        restore_snapshot(self, state, origin)
+    def restore(self, state: Mapping[str, Any], path: Path) -> None:
+        """Take everything back from a checkpoint that was read from `path`."""
+        restore_snapshot(self, state, str(path))
         kept = state["random"]  # by rank
         self._random_state = kept[self.rank] if len(kept) == self.world_size else kept[0]
-        self._saved_step, self._spoilt = self.step, False
+        self.data_size = state.get("data")
+        self._stamp, self._went_on, self._repeats = state.get("journal"), False, []
+        self.saver.taken_up(path, self.step)
+        self._spoilt = False
+
+    def restore_randomness(self) -> None:
+        """Give the process-wide generators the state of the checkpoint taken up last, once."""
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+            self._random_state = None
 
     # ------------------------------------------------------------------ before training
 
@@ -363,12 +435,13 @@ class JEPATrainer:
                 self.val_loader = val_loader
             if self.val_loader is None and self.monitor.startswith("val_"):
                 raise ValueError(f"monitor={self.monitor!r} needs validation data: pass val_loader=")
-            source = self._as_source(loader)
-            validation = self._as_source(self.val_loader) if self.val_loader is not None else None
+            source = self.source_of(loader)
+            validation = self.source_of(self.val_loader) if self.val_loader is not None else None
             total = plan_steps(source.batches_per_epoch, self.config.accumulate, num_epochs, max_steps)
             before = self.state
             try:
-                self._continue_run()
+                self._continue_run(size_of(source))
+                self._check_same_data(size_of(source))
                 self._plan(source, validation, total)
                 self._request = (loader, num_epochs, max_steps)
                 self._error, self._trace = None, ""
@@ -388,8 +461,16 @@ class JEPATrainer:
                 self._let_go()
                 raise
 
-    def _as_source(self, loader: Any) -> BatchSource:
-        return as_source(loader, seed=self.config.seed, rank=self.rank, world_size=self.world_size, device=self.device)
+    def source_of(self, loader: Any) -> BatchSource:
+        """A loader as this process reads it."""
+        return as_source(
+            loader,
+            seed=self.config.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+            on_worker_lost=lambda what: self.journal("WorkerLost", durable=False, error=what),
+        )
 
     def _check_idle(self, wish: str) -> None:
         if self.is_live:
@@ -399,10 +480,10 @@ class JEPATrainer:
                 "Stop it first (run.stop(), or the panel's Stop), or wait for its end (await run)"
             )
 
-    def _continue_run(self) -> None:
+    def _continue_run(self, size: DataSize | None) -> None:
         """Open the run folder; a fresh (or spoilt) trainer takes up the newest valid checkpoint that it finds there."""
         if self.run is not None:
-            self._take_up(self.run)
+            self._take_up(self.run, size)
         if self._spoilt:
             warnings.warn(
                 "the last run broke in the middle of an update or with a loss that is not finite, and there is no "
@@ -411,29 +492,57 @@ class JEPATrainer:
             )
             self._spoilt = False
 
-    def _take_up(self, folder: RunFolder) -> None:
-        def find() -> tuple[Path | None, list[tuple[int, Set]], int]:
-            self._open_run()
-            found = folder.checkpoints.newest_valid() if self.step == 0 or self._spoilt else None
-            path = found[0] if found else None
-            return path, edits_after(folder.journal_path, path) if path else [], folder.segment
+    def _take_up(self, folder: RunFolder, size: DataSize | None) -> None:
+        fresh = (self.step == 0 and not self._went_on) or self._spoilt
 
-        path, edits, folder.segment = on_rank_zero(find)
+        def find() -> tuple[Path | None, int | None, list[Edit], int]:
+            self._open_run(size)
+            told = Journal.read(folder.journal_path)
+            found = folder.checkpoints.newest_valid(folder.leads_on_from(told)) if fresh else None
+            if found is None:
+                return None, folder.tick if self._went_on else folder.tick_of(self._stamp), [], folder.segment
+            tick = folder.tick_of(found[1].get("journal"))
+            lost = told.edits()[len(told.edits(tick)) :] if tick is not None else []
+            return found[0], tick, lost, folder.segment
+
+        path, continues, edits, folder.segment = on_rank_zero(find)
         if path is not None:
-            self._restore(read_checkpoint(path), str(path))
-            self.gate.repeat([edit for edit in edits if edit[0] >= self.step])
-            self.last_checkpoint = path
+            self.restore(read_checkpoint(path), path)
+            self.gate.repeat(edits)
             logger.info("continuing run %s from step %d", folder.name, self.step)
+        self._continues, self._repeats = continues, edits
 
-    def _open_run(self) -> RunFolder:
+    def _check_same_data(self, size: DataSize | None) -> None:
+        before, self.data_size = self.data_size, size or self.data_size
+        if before is None or size is None or before == size:
+            return
+        was, now = (
+            "{samples:,} samples in batches of {global_batch_size} over all processes".format(**each)
+            for each in (before, size)
+        )
+        if self.batches_done:
+            raise ValueError(
+                f"the run is in the middle of epoch {self.epoch} of {was}, this loader has {now}: pass the same data "
+                f"in batches of {before['global_batch_size'] // self.world_size} on {self.world_size} process(es), or "
+                "begin a new run"
+            )
+        warnings.warn(f"the run goes on with other data: it had {was}, now {now}", stacklevel=5)
+
+    def _open_run(self, size: DataSize | None) -> None:
         assert self.run is not None
         if not self.run.is_open:
-            self.run.open(self.describe())
-        return self.run
+            self.run.open(self.describe(size))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, size: DataSize | None = None) -> dict[str, Any]:
         """What makes this run this run, as plain values: a continued run must agree with it."""
-        cosmetic = {"progress", "log_every", "keep_checkpoints", "diagnostics_budget"}
+        cosmetic = {
+            "progress",
+            "log_every",
+            "keep_checkpoints",
+            "keep_checkpoint_every",
+            "diagnostics_budget",
+            "on_callback_error",
+        }
         config = {key: value for key, value in asdict(self.config).items() if key not in cosmetic}
         return as_plain(
             {
@@ -444,6 +553,7 @@ class JEPATrainer:
                 },
                 "optimizer": type(self.optimizer).__name__,
                 "training": config,
+                "data": size or self.data_size,
             }
         )
 
@@ -494,17 +604,33 @@ class JEPATrainer:
 
     def _begin(self) -> None:
         assert self._source is not None
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
-            self._random_state = None
+        self.restore_randomness()
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed half-way
         self.recorder.begin()
         folder = self.run.path if self.run else None
-        self.journal("RunStarted", total_steps=self.total_steps, world_size=self.world_size, notes=self._source.notes)
-        self._saved_at = time.monotonic()
+        self.saver.begin()
+        self.journal_start("RunStarted", self._continues)
+        if self.run is not None and self._continues is None:
+            self.saver.save_initial()
         self.publish(events.RunStarted(self.step, self.epoch, self.total_steps, folder))
         self.publish(events.StateChanged(self.step, self.epoch, self.state))
+
+    def journal_start(self, event: str, continues: int | None, *, durable: bool = True) -> None:
+        """Say from where the run goes on."""
+        assert self._source is not None
+        repeats = [edit.as_data() for edit in self._repeats]
+        self._went_on, self._repeats = True, []
+        self.journal(
+            event,
+            durable=durable,
+            continues=continues,
+            run=self.run.identity if self.run else None,
+            repeats=repeats,
+            total_steps=self.total_steps,
+            world_size=self.world_size,
+            notes=self._source.notes,
+        )
 
     def _train_epoch(self) -> None:
         assert self._source is not None
@@ -512,7 +638,8 @@ class JEPATrainer:
         batches = self._source.batches(self.epoch, self.batches_done)
         before = self.batches_done
         while self.step < self.total_steps:
-            if not self.gate.wait():
+            self.moved = False
+            if not self.gate.wait() or self.moved:
                 return
             window = list(islice(batches, self.config.accumulate))
             if not window:
@@ -550,9 +677,8 @@ class JEPATrainer:
             self.publish(events.StepEnded(self.step, self.epoch, result.loss, result.terms))
         if self.step % self.config.log_every == 0 or self.step == 1:
             self.recorder.log(result)
-            if self.run is not None and self.rank == 0 and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
-                self._saved_at = time.monotonic()  # one clock decides, and all ranks hear of it
-                self.control.submit(SaveCheckpoint(), source="clock")
+            if self.run is not None:
+                self.saver.ask_when_due()
 
     def _end_epoch(self) -> None:
         self.epoch += 1
@@ -562,12 +688,12 @@ class JEPATrainer:
         due = self.epoch % self.config.eval_every == 0
         if due and self._validation is not None:
             metrics.update(self.evaluate())
+        self.journal("EpochEnded", durable=False, epoch=self.epoch, metrics=metrics)
         self.publish(events.EpochEnded(self.step, self.epoch, metrics))
         if self.epoch % self.config.checkpoint_every == 0:
-            if metrics.get(self.monitor, float("inf")) < self.best:
-                self.best, self._improved = metrics[self.monitor], True
+            self.saver.observe(metrics.get(self.monitor, float("inf")))
             if self.run is not None:
-                self._save(None)
+                self.saver.save()
 
     def evaluate(self) -> dict[str, float]:
         """Loss and its terms over the validation data: `val_loss` and so on. Recorded at the present step."""
@@ -580,7 +706,7 @@ class JEPATrainer:
         if self._validation is None:
             if self.val_loader is None:
                 raise ValueError("there is no validation data: pass val_loader= to create_trainer or train")
-            self._validation = self._as_source(self.val_loader)
+            self._validation = self.source_of(self.val_loader)
         losses = evaluate_objective(self.objective, self._validation, self.device, self.rates.hyper, self.config.seed)
         metrics = {f"val_{name}": value for name, value in losses.items()}
         self.recorder.record(metrics)
@@ -595,15 +721,17 @@ class JEPATrainer:
     # ------------------------------------------------------------------ the end
 
     def _end(self, state: str) -> None:
-        if state == "finished":  # the interval of a stopped run is completed when it goes on
-            self.recorder.finish()
-        if self.run is not None and self._saved_step != self.step:
-            self._save(None)
+        # The interval of a stopped run is completed when it goes on.
+        more = state == "finished" and self.recorder.finish()
+        if self.run is not None and (more or self.saver.saved_step != self.step):
+            self.saver.save()
+        self.saver.settle(required=True)
         self.journal("RunEnded", state=state)
         self.set_state(state)
         self.publish(events.RunEnded(self.step, self.epoch, state, self.last_checkpoint))
 
     def _fail(self, error: BaseException) -> None:
+        advise_on_memory(error)
         self._error = error
         self._trace = "".join(traceback.format_exception(error))
         torn = self._train_step is not None and self._train_step.updating
@@ -622,16 +750,22 @@ class JEPATrainer:
 
     def _rescue(self) -> None:
         """Keep the work done so far, unless the weights are bad or in the middle of an update."""
-        if self.run is None or self._spoilt or self._saved_step == self.step or self.step == 0:
-            return
         try:
-            self._save(None, alone=True)  # the other ranks may be elsewhere, or gone
+            self.saver.settle(alone=True)  # the other ranks may be elsewhere, or gone
+            if self.run is None or self._spoilt or self.saver.saved_step == self.step or self.step == 0:
+                return
+            self.saver.save(alone=True)
+            self.saver.settle(alone=True, required=True)
         except Exception as second:
             warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)
 
     def _let_go(self) -> None:
         LIVE_TRAINERS.discard(self)
         self.gate.close(others_are_here=self.state != "failed")
+        self.saver.close()
+        for source in (self._source, self._validation):
+            if isinstance(source, DataLoaderSource):
+                source.close()
         if self.run is not None:
             self.run.close()
         self._refuse_queued()
@@ -647,10 +781,10 @@ class JEPATrainer:
         """Tell callbacks and sinks."""
         self.listeners.publish(self, event)
 
-    def journal(self, event: str, **fields: Any) -> None:
-        """Write a line into the run's journal (training thread)."""
+    def journal(self, event: str, *, step: int | None = None, durable: bool = True, **fields: Any) -> None:
+        """Write a line into the run's journal (training thread); see `RunFolder.journal`."""
         if self.run is not None and self.rank == 0:
-            self.run.journal(event, self.step, **fields)
+            self.run.journal(event, self.step if step is None else step, durable=durable, **fields)
 
     def set_state(self, state: str) -> None:
         """Change the state and say so (training thread)."""

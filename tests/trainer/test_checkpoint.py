@@ -28,6 +28,12 @@ from jepa.trainer.checkpoint import (
 MakeTrainer = Callable[..., JEPATrainer]
 
 
+def save(folder: CheckpointFolder, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
+    path = write_checkpoint(state, folder.file(step))
+    folder.keep_only_wanted(path, step, best=best)
+    return path
+
+
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     state = {"x": torch.arange(3.0), "nested": {"list": [1, 2.5, "three", None, True]}}
     path = write_checkpoint(state, tmp_path / "new" / "a.pt")
@@ -121,7 +127,7 @@ def test_the_newest_few_and_the_best_stay(tmp_path: Path) -> None:
     assert folder.files == []
     assert folder.newest_valid() is None
     for step in (1, 5, 20, 100):
-        folder.save({"step": step}, step, best=step == 5)
+        save(folder, {"step": step}, step, best=step == 5)
     assert [path.name for path in folder.files] == ["step-00000020.pt", "step-00000100.pt"]
     assert read_checkpoint(folder.best)["step"] == 5
     newest = folder.newest_valid()
@@ -131,8 +137,8 @@ def test_the_newest_few_and_the_best_stay(tmp_path: Path) -> None:
 
 def test_saving_again_replaces_and_keeps_the_best_one_apart(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    folder.save({"try": 1}, 7, best=True)
-    folder.save({"try": 2}, 7)
+    save(folder, {"try": 1}, 7, best=True)
+    save(folder, {"try": 2}, 7)
     assert read_checkpoint(folder.file(7))["try"] == 2
     assert read_checkpoint(folder.best)["try"] == 1
 
@@ -140,8 +146,8 @@ def test_saving_again_replaces_and_keeps_the_best_one_apart(tmp_path: Path) -> N
 def test_later_steps_of_a_run_that_went_back_are_set_aside(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     for step in (10, 20, 30):
-        folder.save({"step": step}, step)
-    assert folder.save({"step": 11}, 11).is_file()
+        save(folder, {"step": step}, step)
+    assert save(folder, {"step": 11}, 11).is_file()
     assert folder.files == [folder.file(11)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000011.pt",
@@ -153,16 +159,42 @@ def test_later_steps_of_a_run_that_went_back_are_set_aside(tmp_path: Path) -> No
 def test_what_was_just_written_stays_beside_later_steps(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     for step in (10, 20, 30):
-        folder.save({"step": step}, step)
-    path = folder.save({"step": 0}, 0)
+        save(folder, {"step": step}, step)
+    path = save(folder, {"step": 0}, 0)
     assert read_checkpoint(path)["step"] == 0
     assert folder.files == [folder.file(0), folder.file(20), folder.file(30)]
+
+
+def test_one_checkpoint_in_so_many_steps_stays_for_good(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2, keep_every=100)
+    for step in range(30, 400, 30):
+        save(folder, {"step": step}, step)
+    assert [int(file.stem[5:]) for file in folder.files] == [120, 210, 300, 360, 390]
+
+
+def test_what_was_set_aside_does_not_pile_up(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for start in range(5):
+        for step in (10, 20 + start, 30 + start):
+            save(folder, {"step": step}, step)
+    assert len(list(tmp_path.glob("*.replaced"))) == 2
+
+
+def test_a_checkpoint_is_found_by_step_or_name_inside_the_folder_only(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    path = save(folder, {"step": 7}, 7)
+    outside = write_checkpoint({"step": 8}, tmp_path / "outside.pt")
+    assert folder.find(7) == folder.find(path.name) == folder.find(path) == path
+    (folder.path / "step-00000009.pt").symlink_to(outside)
+    for wanted in (8, "step-00000008.pt", "../outside.pt", outside, "step-00000009.pt", "", ".", "checkpoints"):
+        with pytest.raises(ValueError, match=r"has no checkpoint .*; it has step-00000007.pt"):
+            folder.find(wanted)
 
 
 def test_broken_checkpoints_are_skipped_with_a_warning_and_kept_aside(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for step in (1, 2, 3):
-        folder.save({"step": step}, step)
+        save(folder, {"step": step}, step)
     broken = {}
     for step, size in ((2, 10), (3, 400)):
         broken[step] = folder.file(step).read_bytes()[:size]

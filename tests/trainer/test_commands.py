@@ -18,6 +18,7 @@ MakeTrainer = Callable[..., JEPATrainer]
 def apply(trainer: JEPATrainer, *commands: Command) -> list[Ticket]:
     tickets = [Ticket(command, "panel") for command in commands]
     CommandTable(trainer, trainer.gate).apply(tickets)
+    trainer.saver.settle()
     return tickets
 
 

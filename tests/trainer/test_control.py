@@ -29,9 +29,15 @@ def test_commands_are_plain_data(command: control.Command, data: dict[str, objec
 
 def test_every_command_says_its_name() -> None:
     kinds = [kind for kind in vars(control).values() if isinstance(kind, type) and issubclass(kind, control.Command)]
-    assert len(kinds) == 9
+    assert len(kinds) == 12
+    arguments: dict[type, tuple[object, ...]] = {
+        Set: ("learning_rate", 1.0),
+        control.Rewind: ("initial.pt",),
+        control.Fork: ("branch",),
+        control.Settle: (1,),
+    }
     for kind in kinds:
-        command = kind("learning_rate", 1.0) if kind is Set else kind()  # type: ignore[call-arg]
+        command = kind(*arguments.get(kind, ()))
         assert command.as_data()["type"] == kind.__name__
 
 

@@ -42,7 +42,7 @@ def test_the_journal_counts_ticks_and_segments_over_several_openings(tmp_path: P
         folder = RunFolder(tmp_path / "run")
         folder.open(CONFIG)
         assert folder.segment == segment
-        folder.journal("RunStarted", 10 * segment, total_steps=30)
+        folder.journal("RunStarted", 10 * segment, total_steps=30, continues=None)
         folder.record(10 * segment + 1, segment, {"loss": 0.5})
         folder.journal("RunEnded", 10 * segment + 9)
         folder.close()
@@ -60,7 +60,7 @@ def test_the_journal_counts_ticks_and_segments_over_several_openings(tmp_path: P
 def test_ticks_go_on_after_a_torn_line(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.open(CONFIG)
-    folder.journal("RunStarted", 0)
+    folder.journal("RunStarted", 0, continues=None)
     folder.close()
     with folder.journal_path.open("a") as file:
         file.write('{"tick": 1, "segm')
@@ -84,11 +84,27 @@ def test_other_parameters_are_shown_and_leave_the_folder_free(tmp_path: Path) ->
         match=r"run 'run' exists with other parameters \(training.learning_rate: was 0.001, now 0.1; "
         r"objective.extra: was None, now 1\); use the same ones to continue it, or choose another run= name",
     ):
+        RunFolder(tmp_path / "run").open(other)
+    with pytest.raises(RunConflictError, match="learning_rate"):
         folder.open(other)
     assert not folder.is_open
     second = RunFolder(tmp_path / "run")
     second.open(CONFIG)
     second.close()
+
+
+def test_other_data_is_a_conflict_unless_the_run_goes_on_in_this_process(tmp_path: Path) -> None:
+    data, other = ({"samples": 100, "global_batch_size": size} for size in (8, 16))
+    first = RunFolder(tmp_path / "run")
+    first.open(CONFIG)  # the data is not known yet
+    first.close()
+    first.open({**CONFIG, "data": data})
+    first.close()
+    with pytest.raises(RunConflictError, match=r"data.global_batch_size: was 8, now 16\)"):
+        RunFolder(tmp_path / "run").open({**CONFIG, "data": other})
+    first.open({**CONFIG, "data": other})
+    first.close()
+    RunFolder(tmp_path / "run").open({**CONFIG, "data": other})
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_monitor(make_trainer: Make
 def test_a_checkpoint_is_due_after_ten_minutes_even_in_mid_epoch(
     make_trainer: MakeTrainer, loader: MemoryLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jepa.trainer.trainer.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("jepa.trainer.saver.CHECKPOINT_SECONDS", 0.0)
     trainer = make_trainer(run="often", log_every=2, keep_checkpoints=9)
     trainer.train(loader, num_epochs=1)
     assert trainer.run is not None
@@ -492,6 +492,7 @@ def test_a_run_fails_also_where_nothing_can_be_written_any_more(
 
     trainer = make_trainer(run="a", callbacks=[Break()])
     with (
+        pytest.warns(RuntimeWarning, match="cannot be written to now"),
         pytest.warns(RuntimeWarning, match="no checkpoint could be written"),
         pytest.raises(RuntimeError, match="the first"),
     ):

@@ -99,7 +99,7 @@ def _records(path: Path) -> list[_Record]:
 
 def _fill(descriptor: int, record: _Record, storage: torch.UntypedStorage) -> None:
     """Write the bytes of one tensor into the place laid out for them, and their checksum beside them."""
-    data = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    data: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
     info = record.info
     if len(data) != info.file_size:
         raise RuntimeError(f"{info.filename} has place for {info.file_size} bytes, not for {len(data)}")
@@ -116,7 +116,7 @@ def _fill(descriptor: int, record: _Record, storage: torch.UntypedStorage) -> No
     _write(descriptor, number, beside)
 
 
-def _write(descriptor: int, data: Any, offset: int) -> None:
+def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

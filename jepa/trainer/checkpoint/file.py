@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,15 @@ def write_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> Pat
         OSError: The disk is full or the folder is not writable; an older file at `path` is intact.
     """
     staging = Staging()
-    return write_staged(staging.copy(state), path, staging.wait)
+    state = staging.copy(state)
+    staging.wait()
+    return write_staged(state, path)
 
 
-def write_staged(state: dict[str, Any], path: str | os.PathLike[str], wait: Callable[[], None]) -> Path:
-    """`write_checkpoint` of a state that is on the CPU, or will be when `wait` returns."""
+def write_staged(state: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+    """`write_checkpoint` of a state that is on the CPU, and that nobody changes."""
     path = Path(path)
     with atomic_path(path) as temporary:
-        wait()
         write_archive({"format": FORMAT, **state}, temporary)
     return path
 

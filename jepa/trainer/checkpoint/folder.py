@@ -5,68 +5,141 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jepa.files import atomic_path
-from jepa.trainer.checkpoint.file import CheckpointError, read_checkpoint, write_checkpoint
+from jepa.trainer.checkpoint.file import CheckpointError, read_checkpoint
+
+INITIAL, BEST = "initial.pt", "best.pt"
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: `step-00001200.pt` files, the newest few of them, and `best.pt`.
+    """The checkpoints of one run.
+
+    `step-00001200.pt` files, of which the newest few stay; `initial.pt`, where the run began; `best.pt`. What was given
+    up by going back to an earlier checkpoint is set aside as `.pt.replaced`, what cannot be read as `.pt.broken`.
 
     Args:
         path: The folder; created by the first `save`.
         keep: Number of newest checkpoints that stay.
+        keep_every: The first checkpoint after each so many steps stays, too.
     """
 
-    def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
+    def __init__(self, path: str | os.PathLike[str], keep: int = 3, keep_every: int | None = None) -> None:
         self.path = Path(path)
         self.keep = keep
+        self.keep_every = keep_every
 
     @property
     def files(self) -> list[Path]:
-        """Checkpoints by step, oldest first."""
-        return sorted(self.path.glob("step-*.pt"))
+        """Checkpoints by step, oldest first; without the initial and the best one."""
+        return sorted(self.path.glob("step-*.pt"), key=_step_of)
 
     @property
     def best(self) -> Path:
         """Where the best checkpoint is, if one was marked."""
-        return self.path / "best.pt"
+        return self.path / BEST
+
+    @property
+    def initial(self) -> Path:
+        """Where the state is that the run began with."""
+        return self.path / INITIAL
 
     def file(self, step: int) -> Path:
         """Where the checkpoint of `step` is or would be."""
         return self.path / f"step-{step:08d}.pt"
 
-    def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
-        """Write the checkpoint of `step`, mark it as the best one if asked, and remove the oldest.
+    def find(self, wanted: str | int | os.PathLike[str]) -> Path:
+        """A checkpoint by step or by file name.
 
-        Later steps that are there already come from a continuation that was given up by loading an earlier
-        checkpoint; they are set aside, so that they are neither taken for the newest nor outlive this one.
+        Raises:
+            ValueError: There is none; the message names those there are.
         """
-        path = write_checkpoint(state, self.file(step))
-        for later in [file for file in self.files if file > path and step > 0]:
-            later.rename(later.with_suffix(".pt.replaced"))
-        if best:
-            with atomic_path(self.best) as temporary:
-                try:
-                    os.link(path, temporary)
-                except OSError:  # file systems without hard links
-                    shutil.copyfile(path, temporary)
-        for old in self.files[: -self.keep]:
-            if old != path:  # at step 0, later ones may be there
-                with suppress(FileNotFoundError):
-                    old.unlink()
+        given = Path(f"step-{wanted:08d}.pt" if isinstance(wanted, int) else wanted)
+        path = self.path / given.name
+        inside = given.parent in (Path(), self.path) and path.suffix == ".pt"
+        if not inside or path.is_symlink() or not path.is_file():
+            there = ", ".join(file.name for file in (self.initial, *self.files, self.best) if file.exists())
+            raise ValueError(f"this run has no checkpoint {os.fspath(given)!r}; it has {there or 'none yet'}")
         return path
 
-    def newest_valid(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that reads back, with its state; broken ones are set aside with a warning."""
-        for path in reversed(self.files):
+    def keep_only_wanted(self, path: Path, step: int, *, best: bool) -> None:
+        """After the checkpoint of `step` was written to `path`: mark it as the best if asked, and remove old ones."""
+        if step > 0:  # one that is saved before any training replaces nothing
+            self.set_aside_after(step)
+        if best:
+            link(path, self.best)
+        for old in self._unwanted():
+            if old != path:
+                with suppress(FileNotFoundError):
+                    old.unlink()
+
+    def set_aside_after(self, step: int) -> None:
+        """Later checkpoints come from a continuation that was given up: they must not be taken for the newest."""
+        for later in self.files:
+            if _step_of(later) > step:
+                later.replace(later.with_suffix(".pt.replaced"))
+
+    def _unwanted(self) -> Iterator[Path]:
+        kept, milestone = set(self.files[-self.keep :]), 0
+        for file in self.files:
+            step = _step_of(file)
+            if self.keep_every and step // self.keep_every > milestone // self.keep_every:
+                kept.add(file)
+                milestone = step
+        yield from (file for file in self.files if file not in kept)
+        replaced = sorted(self.path.glob("step-*.pt.replaced"), key=lambda file: file.stat().st_mtime)
+        yield from replaced[: -self.keep]
+
+    def remove_leftovers(self) -> None:
+        """Remove what was being written when a process was killed; only while nobody writes."""
+        for leftover in self.path.glob(".*.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
+
+    def newest_valid(
+        self, belongs: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that reads back, with its state.
+
+        Broken ones are set aside with a warning; those that do not belong to what the run goes on with are passed over.
+        """
+        for path in (*reversed(self.files), self.initial):
+            if not os.path.lexists(path):
+                continue
             try:
-                return path, read_checkpoint(path)
-            except CheckpointError as error:
-                aside = path.with_suffix(".pt.broken")
-                path.rename(aside)
-                warnings.warn(f"{error}; kept aside as {aside.name}", RuntimeWarning, stacklevel=2)
+                if path.is_symlink():
+                    raise CheckpointError(f"{path} is a symbolic link, which no trainer writes")
+                state = read_checkpoint(path)
+            except (CheckpointError, OSError) as error:
+                self._set_aside_broken(path, error)
+                continue
+            if belongs is None or belongs(state):
+                return path, state
         return None
+
+    def _set_aside_broken(self, path: Path, error: Exception) -> None:
+        aside = path.with_suffix(".pt.broken")
+        try:
+            path.rename(aside)
+            kept = f"kept aside as {aside.name}"
+        except OSError as second:
+            kept = f"it could not be set aside: {second}"
+        warnings.warn(f"{error}; {kept}", RuntimeWarning, stacklevel=3)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` be `source`, too: the same bytes on the disk where it knows hard links."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _step_of(path: Path) -> int:
+    digits = path.name.removeprefix("step-").partition(".")[0]
+    return int(digits) if digits.isdecimal() else -1

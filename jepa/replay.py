@@ -1,0 +1,104 @@
+"""`jepa.replay`: what was done by hand, done again by a machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from jepa.config.schema import TrainerConfig
+from jepa.trainer import JEPATrainer, Replay, create_trainer
+from jepa.trainer.eval import objective_of
+from jepa.trainer.replay import Score, perform, read_score
+
+
+def replay(
+    run: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    loader: Any = None,
+    *,
+    trainer: JEPATrainer | None = None,
+    val_loader: Any = None,
+    name: str | None = None,
+    device: str = "auto",
+) -> Replay:
+    """Train a run once more: from its start, with its configuration, and each command of its journal at its step.
+
+    Runs that the command line started (or `make_trainer`) need nothing but their folder. For one made in a notebook,
+    pass the loader, and the model unless it is made of built-in parts: its weights do not matter, those that the run
+    began with are in its folder.
+
+    Args:
+        run: Folder of the run.
+        model: A model built as the run's was; built from the run's own description by default.
+        loader: The data, in the batches that it was trained on; from the run's configuration by default.
+        trainer: In place of a model, a trainer built as the run's was, for runs with an optimizer, a scheduler or
+            callbacks of their own.
+        val_loader: Validation data; without it the replay does not evaluate, which changes no weight.
+        name: Of the replay's own folder, beside the run's.
+        device: Where to train.
+
+    Returns:
+        The trainer, and how its weights compare with those of the run's newest checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such run.
+        ValueError: The folder does not hold what a replay needs, or something has to be passed.
+        CheckpointError: The model is another one.
+
+    Example:
+        What came of it::
+
+            again = jepa.replay("runs/monday", loader=loader)
+            assert again.equal
+    """
+    path = Path(run)
+    score = read_score(path)
+    if trainer is None:
+        target = path.parent / (name or f"{path.name}-replay-{secrets.token_hex(2)}")
+        if target.exists():
+            raise ValueError(f"there is already a run {target.name!r} in {target.parent}; choose another name=")
+        trainer, loader = _built(path, score, target, model, loader, val_loader, device)
+    elif name is not None:
+        raise ValueError("name= is for the folder that a replay makes; the trainer you pass has its own")
+    if loader is None:
+        raise ValueError(f"the data of run {path.name!r} is not written down: pass loader=")
+    return perform(score, trainer, loader)
+
+
+def _built(
+    path: Path, score: Score, target: Path, model: nn.Module | None, loader: Any, val_loader: Any, device: str
+) -> tuple[JEPATrainer, Any]:
+    """A trainer like the run's, and the data."""
+    options: dict[str, Any] = {
+        "run": target,
+        "device": device,
+        "live_plot": False,
+        "control_panel": False,
+        "logger": None,
+    }
+    if model is None and loader is None and (path / "experiment.yaml").is_file():
+        from jepa.experiment import load_experiment, make_trainer
+
+        return make_trainer(load_experiment(path), **options)
+    optimizer = score.final["optimizer_name"]
+    if optimizer != "AdamW" or "group_rates" in score.final["rates"]:
+        raise ValueError(
+            f"run {path.name!r} has an optimizer or a scheduler of its own ({optimizer}): pass trainer=, built as the "
+            "run's was"
+        )
+    objective = objective_of(score.final, score.checkpoint, model)
+    return create_trainer(objective, config=_config(score, val_loader), val_loader=val_loader, **options), loader
+
+
+def _config(score: Score, val_loader: Any) -> TrainerConfig:
+    kept = {field.name for field in fields(TrainerConfig)}
+    config = {name: value for name, value in score.final["config"].items() if name in kept}
+    config["betas"] = tuple(config["betas"])
+    if val_loader is None:  # what decides by it when to stop has decided: the replay ends where the run did
+        config.update(monitor=None, early_stopping=None)
+    return TrainerConfig(**{**config, "progress": False})

@@ -1,0 +1,157 @@
+"""Back to a checkpoint of a run, and off into a new run from one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jepa.files import JSONLines
+from jepa.trainer.checkpoint import CheckpointError, CheckpointFolder, link, read_checkpoint
+from jepa.trainer.journal import Journal
+from jepa.trainer.ranks import on_rank_zero
+from jepa.trainer.run import RunFolder
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+COPIED = ("config.yaml", "experiment.yaml")
+
+
+def go_back(trainer: JEPATrainer, path: Path) -> None:
+    """Give a trainer the state of a checkpoint of its run (training thread, or no thread).
+
+    Raises:
+        CheckpointError: The file is damaged or does not fit; nothing was changed.
+    """
+    trainer.saver.settle(alone=not trainer.is_live)
+    state = read_checkpoint(path)
+    total = trainer.total_steps
+    trainer.restore(state, path)
+    if trainer.is_live:
+        trainer.go_on_from(state, total)
+
+
+def set_aside_given_up(checkpoints: CheckpointFolder, step: int) -> None:
+    """After going back to `step`: later checkpoints, and a best one of later, no longer belong to the run."""
+    checkpoints.set_aside_after(step)
+    with suppress(FileNotFoundError, CheckpointError):
+        if read_checkpoint(checkpoints.best)["position"]["step"] > step:
+            checkpoints.best.replace(checkpoints.best.with_suffix(".pt.replaced"))
+
+
+def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -> Path:
+    """Let a trainer go on in a new run folder beside its own (training thread, or no thread; on every rank).
+
+    Args:
+        trainer: It has a run folder.
+        name: Of the new run.
+        checkpoint: Where it branches off; here and now by default.
+
+    Returns:
+        The new folder.
+    """
+    parent = trainer.folder_for("fork")
+    origin = trainer.save_checkpoint() if checkpoint is None else parent.checkpoints.find(checkpoint)
+    folder, copy = on_rank_zero(lambda: _fork(parent.path, name, origin.name))
+    trainer.journal("Forked", name=name, checkpoint=origin.name)
+    trainer.move_to(folder, copy)
+    if checkpoint is not None:
+        go_back(trainer, copy)
+    elif trainer.is_live:
+        trainer.journal_start("RunStarted", continues=1)
+    return folder
+
+
+def folder_of_fork(parent: RunFolder, name: str) -> Path:
+    """Where a fork of a run will be.
+
+    Raises:
+        ValueError: The name is no plain name, or taken.
+    """
+    target = parent.path.parent / name
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"a fork is named by a plain name and lies beside its parent, got {name!r}")
+    if os.path.lexists(target):
+        raise ValueError(f"there is already a run {name!r} in {target.parent}; choose another name for the fork")
+    return target
+
+
+def fork_run(run: str | os.PathLike[str], name: str, checkpoint: str | int | None = None) -> Path:
+    """Make a new run that begins at a checkpoint of another one, which stays as it is.
+
+    The new folder points to its parent, and needs nothing of it: `create_trainer(..., run=name)` goes on from there.
+
+    Args:
+        run: Folder of the parent.
+        name: Of the new run, beside its parent.
+        checkpoint: Its step or file name; the newest valid one by default.
+
+    Returns:
+        The new folder; it is whole or not there.
+
+    Raises:
+        ValueError: The name is taken, or there is no such checkpoint.
+    """
+    return _fork(run, name, checkpoint)[0]
+
+
+def _fork(run: str | os.PathLike[str], name: str, checkpoint: str | int | None) -> tuple[Path, Path]:
+    """The new folder, and its first checkpoint."""
+    parent = RunFolder(run)
+    target = folder_of_fork(parent, name)
+    path, state = _origin(parent, checkpoint)
+    building = target.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
+    try:
+        copy = _build(RunFolder(building), parent, path, state)
+        building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target, target / copy.relative_to(building)
+
+
+def _origin(parent: RunFolder, checkpoint: str | int | None) -> tuple[Path, dict[str, Any]]:
+    if checkpoint is not None:
+        path = parent.checkpoints.find(checkpoint)
+        return path, read_checkpoint(path)
+    found = parent.checkpoints.newest_valid()
+    if found is None:
+        raise ValueError(f"run {parent.name!r} in {parent.path.parent} has no checkpoint to begin from")
+    return found
+
+
+def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str, Any]) -> Path:
+    """Everything that a new run needs to be continued and replayed without its parent; returns its checkpoint."""
+    step = state["position"]["step"]
+    copy, initial = folder.checkpoints.file(step), parent.checkpoints.initial
+    link(path, copy)
+    if initial.is_file() and not initial.is_symlink():
+        link(initial, folder.checkpoints.initial)
+    for name in COPIED:
+        if (parent.path / name).is_file():
+            shutil.copyfile(parent.path / name, folder.path / name)
+    told, stamp = Journal.read(parent.journal_path), state.get("journal")
+    tick = told.tick_of(stamp)
+    line = {
+        "tick": 0,
+        "segment": 0,
+        "time": time.time(),
+        "step": step,
+        "event": "Branched",
+        "parent": parent.name,
+        "checkpoint": path.name,
+        "continues": None,
+        "run": secrets.token_hex(8),
+        "origin": stamp or {},
+        "repeats": [edit.as_data() for edit in told.edits(tick)] if tick is not None else [],
+        "plans": [list(plan) for plan in told.plans(tick)] if tick is not None else [],
+    }
+    journal = JSONLines(folder.journal_path, durable=True)
+    journal.append(line)
+    journal.close()
+    return copy

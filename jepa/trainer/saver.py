@@ -1,0 +1,228 @@
+"""How a trainer's checkpoints come about: taken between two steps, written beside the training, then announced.
+
+::
+
+    save -> the state is copied -> training goes on while a thread writes -> Settle (a command) -> settle -> announced
+
+A write that fails does not end the training: it is said, and the next checkpoint tries again.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from jepa import distributed
+from jepa.trainer import events
+from jepa.trainer.checkpoint import BackgroundWriter, Written, random_state, write_staged
+from jepa.trainer.control import SaveCheckpoint, Settle, Ticket
+from jepa.trainer.recorder import NonFiniteLossError
+from jepa.trainer.snapshot import take_snapshot
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import JEPATrainer
+
+CHECKPOINT_SECONDS = 600.0
+
+
+class Saver:
+    """The checkpoints of one trainer (training thread only).
+
+    Attributes:
+        last: The newest checkpoint that is complete, of those written or taken up.
+        saved_step: The step that the run folder's newest checkpoint holds, or will hold.
+        best: Best value so far of the metric that tells the best checkpoint.
+    """
+
+    def __init__(self, trainer: JEPATrainer) -> None:
+        self._trainer = trainer
+        self._writer = BackgroundWriter()
+        self._number = 0  # of the checkpoint begun last; the same on every rank
+        self._pending = False
+        self._ticket: Ticket | None = None
+        self._refuse: Callable[[Ticket, Exception], None] | None = None
+        self._target = Path()
+        self._improved = False
+        self._clock = time.monotonic()
+        self.last: Path | None = None
+        self.saved_step = -1
+        self.best = float("inf")
+
+    def begin(self) -> None:
+        """Training begins or goes on."""
+        self._clock = time.monotonic()
+
+    def taken_up(self, path: Path | None, step: int) -> None:
+        """The trainer has the state of a checkpoint."""
+        self.saved_step = step
+        self.last = path or self.last
+
+    def observe(self, value: float) -> None:
+        """An epoch's value of the metric that tells the best checkpoint."""
+        if value < self.best:
+            self.best, self._improved = value, True
+
+    def ask_when_due(self) -> None:
+        """Ask for a checkpoint when there was none for long; one clock decides, and all ranks hear of it."""
+        if self._trainer.rank == 0 and time.monotonic() - self._clock > CHECKPOINT_SECONDS:
+            self._clock = time.monotonic()
+            self._trainer.control.submit(SaveCheckpoint(), source="clock")
+
+    def save(self, path: Path | None = None, *, alone: bool = False) -> Path:
+        """Take the state of now, and have it written to `path` or into the run folder.
+
+        Args:
+            path: The file; in the run folder by default.
+            alone: Ask nothing of the other ranks.
+
+        Returns:
+            Where the file will be.
+        """
+        trainer = self._trainer
+        self.settle(alone=alone)
+        trainer.recorder.collect(alone=alone)  # never keep weights whose loss was not finite
+        self._target = target = trainer.checkpoint_path(path)
+        randomness = [random_state()] if alone else distributed.gather_objects(random_state())
+        self._number += 1
+        self._pending = True
+        if trainer.rank == 0:
+            self._begin(target, randomness, in_folder=path is None)
+        if path is None:
+            self.saved_step = trainer.step
+        return target
+
+    def answer(self, ticket: Ticket, refuse: Callable[[Ticket, Exception], None]) -> None:
+        """Answer who asked for the checkpoint taken last: on rank 0 when the file is there, elsewhere at once.
+
+        Args:
+            ticket: Theirs.
+            refuse: Is called where there will be no file.
+        """
+        if self._trainer.rank == 0 and self._pending:
+            self._ticket, self._refuse = ticket, refuse
+        else:
+            ticket.complete(self._trainer.step, {"path": str(self._target)})
+
+    def save_initial(self) -> None:
+        """Keep the state that the run begins with: a replay, and a run killed before its first checkpoint, need it."""
+        folder = self._trainer.run
+        assert folder is not None
+        self.save(folder.checkpoints.initial)
+
+    def _begin(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool) -> None:
+        trainer, number, best = self._trainer, self._number, self._improved
+        step, folder = trainer.step, trainer.run
+        weights = [name for name, _ in trainer.objective.named_parameters()]
+
+        def write(state: dict[str, Any], wait: Callable[[], None]) -> None:
+            wait()
+            _check_weights(state["objective_state"], weights, step)
+            write_staged(state, target)
+            if in_folder and folder is not None:
+                folder.checkpoints.keep_only_wanted(target, step, best=best)
+
+        if folder is not None and not folder.is_open and in_folder:
+            folder.open(trainer.describe())
+        if folder is not None:
+            folder.flush()  # the records up to here will not be made again
+        self._improved = self._improved and not in_folder
+        self._writer.begin(
+            take_snapshot(trainer, randomness),
+            target,
+            step,
+            write,
+            lambda: trainer.control.submit(Settle(number), source="writer"),
+        )
+
+    def is_pending(self, number: int) -> bool:
+        """Whether this is the checkpoint that is being written, or was and has not been announced."""
+        return self._pending and self._number == number
+
+    def settle(self, *, alone: bool = False, required: bool = False) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and say what became of it.
+
+        Args:
+            alone: Ask nothing of the other ranks.
+            required: Raise what made it fail.
+
+        Raises:
+            NonFiniteLossError: The weights are not finite.
+            OSError: It could not be written, and is `required`.
+        """
+        if not self._pending:
+            return
+        self._pending = False
+        written = self._writer.result()
+        if not alone:
+            written = distributed.broadcast_object(written)
+        if written is not None:
+            self._announce(written, required=required)
+
+    def _announce(self, written: Written, *, required: bool) -> None:
+        trainer, (ticket, self._ticket) = self._trainer, (self._ticket, None)
+        initial = trainer.run is not None and written.path == trainer.run.checkpoints.initial
+        if written.error is not None:
+            self._failed(written, ticket, required=required)
+        else:
+            if not initial:
+                self.last = written.path
+                trainer.journal("CheckpointSaved", step=written.step, durable=False, path=self._shown(written.path))
+                trainer.publish(events.CheckpointSaved(written.step, trainer.epoch, written.path, written.seconds))
+            if ticket is not None and not ticket.done:
+                ticket.complete(written.step, {"path": str(written.path)})
+
+    def _shown(self, path: Path) -> str:
+        return str(path) if self._trainer.run is None else self._trainer.run.relative(path)
+
+    def _failed(self, written: Written, ticket: Ticket | None, *, required: bool) -> None:
+        trainer, error = self._trainer, written.error
+        assert error is not None
+        if self.saved_step == written.step:
+            self.saved_step = -1
+        if isinstance(error, NonFiniteLossError):
+            error = NonFiniteLossError(trainer.recorder.advice(str(error)))
+        if ticket is not None and self._refuse is not None:
+            self._refuse(ticket, error)
+        if isinstance(error, NonFiniteLossError) or not isinstance(error, OSError):
+            raise error
+        kept = f"the last good one is {self.last}" if self.last else "there is no other one yet"
+        sentence = f"no checkpoint could be written at step {written.step}: {error}; {kept}"
+        trainer.journal("CheckpointFailed", step=written.step, durable=False, error=str(error))
+        if required:
+            raise OSError(
+                error.errno,
+                f"{sentence}. The weights are still in this process: make room and train on, or "
+                "trainer.save_checkpoint(path) on another disk",
+            ) from error
+        if ticket is None or ticket.source == "clock":  # others have got their answer
+            warnings.warn(f"{sentence}; training goes on and tries again", RuntimeWarning, stacklevel=3)
+
+    def close(self) -> None:
+        """The run has ended: give the memory of the copies back."""
+        self._writer.close()
+        self._pending = False
+        if self._ticket is not None and not self._ticket.done:
+            self._ticket.refuse(self._trainer.step, RuntimeError("the run ended while the checkpoint was written"))
+        self._ticket = None
+
+
+def _check_weights(state: dict[str, torch.Tensor], names: list[str], step: int) -> None:
+    """Look for weights that a non-finite gradient has spoilt although the loss was finite.
+
+    Raises:
+        NonFiniteLossError: There are some.
+    """
+    for name in names:
+        weight = state.get(name)
+        if weight is None or not weight.is_floating_point() or not weight.numel():
+            continue
+        low, high = torch.aminmax(weight)  # one pass, and NaN goes through; isfinite costs ten times as much
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise NonFiniteLossError(
+                f"{name} holds NaN or infinite numbers at step {step}, although the loss was finite"
+            )
