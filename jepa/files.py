@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -52,6 +53,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+PENDING_BYTES = 1 << 16
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -59,42 +61,73 @@ class JSONLines:
     """An append-only file of one JSON object a line.
 
     A line that a crash tore is closed off with a newline when the file is opened again, and skipped by `read_lines`.
+    Where the disk refuses, the file ends with its last whole line, and what could not be written waits in memory for
+    the next `flush`.
 
     Args:
         path: The file; its folder is created.
-        durable: Whether each line is on the disk before `append` returns.
+        durable: Whether `flush` returns only when everything is on the disk.
+
+    Raises:
+        OSError: The file cannot be opened, or is a symbolic link, which could lead out of the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = False) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_symlink():
+            raise OSError(errno.ELOOP, "is a symbolic link, and is not written through", os.fspath(self.path))
         self._durable = durable
-        self._file = self.path.open("ab")
-        if self._torn():
-            self._file.write(b"\n")
-
-    def _torn(self) -> bool:
-        if self.path.stat().st_size == 0:
-            return False
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
+        self._pending = bytearray()
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._file: int | None = os.open(self.path, flags, 0o666)
+        self._size = os.fstat(self._file).st_size
+        if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
+            self._pending += b"\n"
 
     def append(self, record: Mapping[str, Any], *, flush: bool = True) -> None:
-        """Write one record, and hand it to the operating system now or (without `flush`) a little later."""
-        self._file.write(_encode(record).encode() + b"\n")
-        if flush or self._durable:
+        """Add one record, and write it now or (without `flush`) with the next one that is.
+
+        Raises:
+            OSError: It could not be written; it waits for the next `flush`.
+        """
+        self._pending += _encode(record).encode() + b"\n"
+        if flush or len(self._pending) > PENDING_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Hand everything to the operating system, and wait for the disk where lines are durable."""
-        self._file.flush()
-        if self._durable:
-            os.fsync(self._file.fileno())
+        """Write what waits, and wait for the disk where the file is durable.
+
+        Raises:
+            OSError: It could not be written; it goes on waiting.
+        """
+        if self._file is None or not self._pending:
+            return
+        try:
+            written = 0
+            while written < len(self._pending):
+                written += os.write(self._file, bytes(self._pending[written:]))
+            if self._durable:
+                os.fsync(self._file)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size += written
+        self._pending.clear()
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
-        self._file.close()
+        """Write what waits and close the file; closing twice is fine.
+
+        Raises:
+            OSError: It could not be written, and is lost with this object; the file is closed.
+        """
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                os.close(self._file)
+            self._file = None
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

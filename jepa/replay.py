@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from jepa import distributed
 from jepa.config.schema import TrainerConfig
 from jepa.trainer import JEPATrainer, Replay, create_trainer
+from jepa.trainer.checkpoint import CheckpointFolder
+from jepa.trainer.create import REPLAY
 from jepa.trainer.eval import objective_of
-from jepa.trainer.replay import Score, perform, read_score
+from jepa.trainer.replay import Score, largest_difference, perform, read_score
 
 
 def replay(
@@ -28,7 +31,7 @@ def replay(
 ) -> Replay:
     """Train a run once more: from its start, with its configuration, and each command of its journal at its step.
 
-    Runs that the command line started (or `make_trainer`) need nothing but their folder. For one made in a notebook,
+    Runs that the command line, `make_trainer` or a batch made need nothing but their folder. For one made by hand,
     pass the loader, and the model unless it is made of built-in parts: its weights do not matter, those that the run
     began with are in its folder.
 
@@ -56,18 +59,33 @@ def replay(
             again = jepa.replay("runs/monday", loader=loader)
             assert again.equal
     """
-    path = Path(run)
+    path = Path(run).absolute()
     score = read_score(path)
     if trainer is None:
         target = path.parent / (name or f"{path.name}-replay-{secrets.token_hex(2)}")
         if target.exists():
             raise ValueError(f"there is already a run {target.name!r} in {target.parent}; choose another name=")
+        if model is None and loader is None and (path / "batch.json").is_file():
+            return _notebook_again(path, score, target)
         trainer, loader = _built(path, score, target, model, loader, val_loader, device)
     elif name is not None:
         raise ValueError("name= is for the folder that a replay makes; the trainer you pass has its own")
     if loader is None:
         raise ValueError(f"the data of run {path.name!r} is not written down: pass loader=")
     return perform(score, trainer, loader)
+
+
+def _notebook_again(path: Path, score: Score, target: Path) -> Replay:
+    """Execute the notebook of a batch run once more, with its parameters; its first trainer follows the journal."""
+    from jepa.batch import run_again
+
+    result = run_again(path, target, {REPLAY: str(path)})
+    found = CheckpointFolder(target / "checkpoints").newest_valid()
+    if result.exit_code != 0 or found is None:
+        raise RuntimeError(f"the notebook did not run to its end ({result.status}: {result.error}); see {target}")
+    state = found[1]
+    difference = largest_difference(state["objective_state"], score.final["objective_state"])
+    return Replay(target, None, state["position"]["step"], score.checkpoint, difference)
 
 
 def _built(
@@ -82,9 +100,7 @@ def _built(
         "logger": None,
     }
     if model is None and loader is None and (path / "experiment.yaml").is_file():
-        from jepa.experiment import load_experiment, make_trainer
-
-        return make_trainer(load_experiment(path), **options)
+        return _from_configuration(path, options)
     optimizer = score.final["optimizer_name"]
     if optimizer != "AdamW" or "group_rates" in score.final["rates"]:
         raise ValueError(
@@ -93,6 +109,17 @@ def _built(
         )
     objective = objective_of(score.final, score.checkpoint, model)
     return create_trainer(objective, config=_config(score, val_loader), val_loader=val_loader, **options), loader
+
+
+def _from_configuration(path: Path, options: dict[str, Any]) -> tuple[JEPATrainer, Any]:
+    """With as many samples a step as all processes of the run had together."""
+    from jepa.config.files import load_experiment
+    from jepa.experiment import make_trainer
+
+    experiment = load_experiment(path)
+    data = experiment.config.data
+    size = data.batch_size * experiment.world_size // distributed.world_size()
+    return make_trainer(replace(experiment.config, data=replace(data, batch_size=size)), progress=False, **options)
 
 
 def _config(score: Score, val_loader: Any) -> TrainerConfig:

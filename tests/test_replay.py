@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 
 import jepa
 from jepa import JEPA, Encoder, JEPATrainer, Predictor, create_trainer
+from jepa.batch import run_notebook
+from jepa.cli.__main__ import main
 from jepa.data import MemoryLoader
-from jepa.trainer import Callback, CheckpointError, RunHandle, TrainingInterrupted, events
+from jepa.trainer import Callback, CheckpointError, RunHandle, events
 from jepa.trainer.control import Fork, Pause, Resume, Rewind, Set, Step, Stop
+from jepa.trainer.journal import Journal
 from jepa.trainer.live import LIVE_TRAINERS
 
 SILENT: dict[str, Any] = {"live_plot": False, "control_panel": False, "progress": False, "device": "cpu"}
@@ -158,4 +162,52 @@ def test_what_a_replay_lacks_is_named(make: Make, loader: MemoryLoader, tmp_path
     trainer.run.checkpoints.initial.unlink()
     with pytest.raises(ValueError, match=r"needs checkpoints/initial.pt"):
         jepa.replay(tmp_path / "run", loader=loader)
-    assert TrainingInterrupted is not None
+
+
+@pytest.mark.slow
+def test_a_run_from_a_configuration_needs_nothing_but_its_folder(tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    assert main(["generate-config", "--output", str(config)]) == 0
+    options = ["--name", "a", "--runs-dir", str(tmp_path), "--device", "cpu", "data.num_steps=600", "num_epochs=2"]
+    assert main(["train", "--config", str(config), *options]) == 0
+    again = jepa.replay(tmp_path / "a", device="cpu")
+    assert again.equal
+    assert again.step > 20
+    assert again.run is not None
+    assert (again.run / "experiment.yaml").is_file()
+
+
+NOTEBOOK = """
+import torch
+from jepa import JEPA, Encoder, Predictor, create_trainer
+from jepa.data import MemoryLoader
+
+torch.manual_seed(seed)
+states = torch.randn(48, 4)
+trainer = create_trainer(JEPA(Encoder(8, 4, depth=1), Predictor(8, depth=1)), device="cpu", progress=False)
+run = trainer.start(MemoryLoader(states, states.roll(1, 0), batch_size=8), num_epochs=40, wait=False)
+await run.until(step=20)
+run.set("learning_rate", 2e-3)
+run.set("ema_momentum", 0.7, "hold")
+history = await run
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_run_steered_by_its_notebook_needs_nothing_but_its_folder(tmp_path: Path) -> None:
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    parameters = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    notebook.cells = [parameters, nbformat.v4.new_code_cell(NOTEBOOK)]
+    nbformat.write(notebook, tmp_path / "steered.ipynb")
+    first = run_notebook(tmp_path / "steered.ipynb", {"seed": 3}, name="a", runs_dir=tmp_path)
+    assert first.exit_code == 0, first.error
+    (tmp_path / "steered.ipynb").unlink()
+    edits = Journal.read(tmp_path / "a" / "journal.jsonl").edits()
+    assert [edit.command.name for edit in edits] == ["learning_rate", "ema_momentum"]
+    again = jepa.replay(tmp_path / "a")
+    assert (again.equal, again.step) == (True, 240)
+    assert again.trainer is None
+    assert again.run is not None
+    repeated = Journal.read(again.run / "journal.jsonl")
+    assert [line["source"] for line in repeated.lines if line["event"] == "CommandApplied"].count("journal") == 2

@@ -124,6 +124,29 @@ def resume_notebook(folder: str | os.PathLike[str], *, say: Callable[[str], None
         return _launch(folder, {**{key: request[key] for key in REQUEST}, "parameters": values}, say)
 
 
+def run_again(folder: str | os.PathLike[str], target: Path, environment: Mapping[str, str]) -> BatchResult:
+    """Execute the notebook of a batch run once more, with the parameters it had, into a new run folder.
+
+    Args:
+        folder: Of the run.
+        target: The new folder.
+        environment: Variables to add for the processes that execute it.
+
+    Raises:
+        ValueError: The folder lacks something.
+    """
+    folder = Path(folder).absolute()
+    request, source = _read_request(folder), folder / SOURCE
+    if request is None or source.is_symlink() or not source.is_file():
+        raise ValueError(f"{folder} is no batch run that keeps a copy of its notebook ({SOURCE})")
+    values = check_parameters(request["parameters"], read_parameters(source))
+    target.mkdir(parents=True)
+    with _held(target):
+        shutil.copyfile(source, target / SOURCE)
+        again = {**{key: request[key] for key in REQUEST}, "parameters": values}
+        return _launch(target, again, lambda line: None, environment)
+
+
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run folder against other commands."""
@@ -182,7 +205,9 @@ def _move_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
-def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -> BatchResult:
+def _launch(
+    folder: Path, request: dict[str, Any], say: Callable[[str], None], environment: Mapping[str, str] | None = None
+) -> BatchResult:
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     for old in (*logs.glob("rank-*.error.json"), logs / "progress.json"):
@@ -192,7 +217,7 @@ def _launch(folder: Path, request: dict[str, Any], say: Callable[[str], None]) -
     with (logs / "launcher.log").open("ab") as log:
         process = subprocess.Popen(
             _command(folder, request["nproc_per_node"]),
-            env=_environment(folder, request["nproc_per_node"]),
+            env=_environment(folder, request["nproc_per_node"]) | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     shown = runs if options.all else runs[:SHOWN]
     print("\n".join(table([COLUMNS, *map(row, shown)])))
-    print("".join(f"\n{printable(one.name)}: {printable(one.error)}" for one in shown if one.error), end="\n\n")
+    print("".join(f"\n{printable(one.name)}: {printable(one.error)}" for one in shown if one.error))
     if len(shown) < len(runs):
         print(f"{len(runs) - len(shown)} older ones are not shown; see them with --all")
     print(advice(runs, options.folder))

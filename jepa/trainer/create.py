@@ -20,9 +20,13 @@ from jepa.objectives import Objective, as_objective
 from jepa.trainer.callback import Callback
 from jepa.trainer.frontend import where
 from jepa.trainer.ranks import on_rank_zero
+from jepa.trainer.replay import follow, read_score
 from jepa.trainer.run import RunFolder, fresh_name
 from jepa.trainer.trainer import JEPATrainer
 from jepa.trainer.utils import default_device
+
+REPLAY = "JEPA_REPLAY"
+"""Names the run folder that the first unnamed trainer of a batch does again."""
 
 _unnamed_in_batch = 0
 
@@ -99,6 +103,8 @@ def create_trainer(
         device=chosen,
         val_loader=val_loader,
     )
+    if run is None and _unnamed_in_batch == 1 and (replayed := os.environ.get(REPLAY)):
+        follow(read_score(replayed), trainer)
     if _is_first():
         _attach_views(trainer, live_plot, control_panel, place)
     return trainer

@@ -30,14 +30,16 @@ class Replay:
     """What came of a replay.
 
     Attributes:
-        trainer: The trainer that made it, with its model.
+        run: Its own run folder, if it has one.
+        trainer: The trainer that made it, with its model; `None` where that was in another process.
         step: Updates done.
         checkpoint: The checkpoint of the original run that it was compared with.
         difference: Largest absolute difference between a weight of the two (model, EMA target and heads); 0 if they are
             the same bit for bit.
     """
 
-    trainer: JEPATrainer
+    run: Path | None
+    trainer: JEPATrainer | None
     step: int
     checkpoint: Path
     difference: float
@@ -112,22 +114,29 @@ def perform(score: Score, trainer: JEPATrainer, loader: Any) -> Replay:
     had, given = score.final.get("data"), size_of(trainer.source_of(loader))
     if had is not None and given is not None and had != given:
         raise ValueError(f"the run was trained on other data: it had {had}, this loader has {given}")
-    trainer.restore(score.initial, score.checkpoint)
+    follow(score, trainer)
     ends = [after.step for _, after in pairwise(score.plans)] + [score.step]
     try:
-        trainer.gate.repeat(score.edits)
         for plan, end in zip(score.plans, ends, strict=True):
             trainer.gate.until = end
             trainer.train(loader, max_steps=plan.total_steps)
     finally:
         trainer.gate.until = None
-    return Replay(trainer, trainer.step, score.checkpoint, largest_difference(trainer, score.final))
+    folder = trainer.run.path if trainer.run is not None else None
+    difference = largest_difference(trainer.objective.state_dict(), score.final["objective_state"])
+    return Replay(folder, trainer, trainer.step, score.checkpoint, difference)
 
 
-def largest_difference(trainer: JEPATrainer, state: Mapping[str, Any]) -> float:
-    """Largest absolute difference between a trainer's weights and those of a checkpoint; 0 means bit for bit."""
-    theirs = state["objective_state"]
-    return max(_difference(mine.cpu(), theirs[name]) for name, mine in trainer.objective.state_dict().items())
+def follow(score: Score, trainer: JEPATrainer) -> None:
+    """Let a trainer begin where a run began, and be steered by that run's journal alone until its end."""
+    trainer.restore(score.initial, score.checkpoint)
+    trainer.gate.repeat(score.edits)
+    trainer.gate.until = score.step
+
+
+def largest_difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:
+    """Largest absolute difference between the weights of two runs, by name; 0 means the same bit for bit."""
+    return max(_difference(weight.cpu(), others[name].cpu()) for name, weight in weights.items())
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

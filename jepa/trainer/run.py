@@ -173,7 +173,8 @@ class RunFolder:
         """Append one record of metrics; the file has it with the next status or checkpoint."""
         if self._metrics is not None:
             head = {"segment": self.segment, "step": step, "epoch": epoch, "time": time.time()}
-            self._metrics.append({**head, **metrics}, flush=False)
+            with self._while_training_goes_on():
+                self._metrics.append({**head, **metrics}, flush=False)
 
     def flush(self) -> None:
         """Bring the files up to date. Where that fails, it is said once, and the lines wait for the next time."""
@@ -209,8 +210,13 @@ class RunFolder:
     def close(self) -> None:
         """Let go of the folder; it can be opened again."""
         for file in (self._journal, self._metrics):
-            if file is not None:
+            if file is None:
+                continue
+            try:
                 file.close()
+            except OSError as error:
+                what = f"the last lines of {file.path} could not be written: {error}"
+                warnings.warn(what, RuntimeWarning, stacklevel=2)
         self._journal = self._metrics = None
         self._lock.release()
 

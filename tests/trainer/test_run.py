@@ -104,7 +104,9 @@ def test_other_data_is_a_conflict_unless_the_run_goes_on_in_this_process(tmp_pat
         RunFolder(tmp_path / "run").open({**CONFIG, "data": other})
     first.open({**CONFIG, "data": other})
     first.close()
-    RunFolder(tmp_path / "run").open({**CONFIG, "data": other})
+    second = RunFolder(tmp_path / "run")
+    second.open({**CONFIG, "data": other})
+    second.close()
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
