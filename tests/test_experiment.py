@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from jepa.config import DataConfig, preset
+from jepa.config import DataConfig, load_experiment, preset
 from jepa.data import digits, pendulum_pixels
 from jepa.diagnostics import effective_rank, linear_probe, regression_probe
 from jepa.experiment import make_data, make_loaders, make_objective, make_trainer, probe_data, probe_scores, score
 from jepa.experiment import principal_components as components
 from jepa.objectives import IJEPA, VICReg
+from jepa.trainer import Callback
 
 
 def test_a_name_is_enough_for_a_trainer_and_its_data() -> None:
@@ -37,6 +39,38 @@ def test_options_reach_the_trainer_and_win_over_the_configuration(tmp_path: Path
     assert trainer.run is not None
     assert trainer.run.path.name == "other"
     assert trainer.config.learning_rate == 0.5
+
+
+def test_a_run_folder_keeps_the_configuration_that_makes_the_trainer_again(tmp_path: Path) -> None:
+    trainer, loader = make_trainer(
+        "digits-vicreg", run=tmp_path / "a", device="cpu", seed=3, log_every=7, progress=False
+    )
+    trainer.train(loader, max_steps=1)
+    experiment = load_experiment(tmp_path / "a")
+    wanted = preset("digits-vicreg")
+    assert experiment.config == replace(
+        wanted, run="a", trainer=wanted.trainer.updated({"seed": 3, "log_every": 7, "progress": False})
+    )
+    again, _ = make_trainer(experiment.config, run=False, device="cpu")
+    assert again.describe() == trainer.describe() | {"data": None}
+    first, _ = make_trainer("digits-vicreg", run=False, device="cpu", seed=3)
+    for name, value in first.objective.state_dict().items():
+        assert torch.equal(value, again.objective.state_dict()[name]), "the seed has not reached the weights"
+
+
+@pytest.mark.parametrize("option", [{"callbacks": [Callback()]}, {"val_loader": [torch.zeros(2, 1, 8, 8)]}])
+def test_a_trainer_that_no_configuration_can_make_again_keeps_none(tmp_path: Path, option: dict[str, Any]) -> None:
+    trainer, loader = make_trainer("digits-vicreg", run=tmp_path / "a", device="cpu", progress=False, **option)
+    trainer.train(loader, max_steps=1)
+    assert not (tmp_path / "a" / "experiment.yaml").exists()
+
+
+def test_values_that_no_file_can_hold_keep_no_configuration_and_hinder_nothing(tmp_path: Path) -> None:
+    config = preset("digits-vicreg")
+    config = replace(config, objective_options={**config.objective_options, "variance_weight": np.float64(25.0)})
+    trainer, loader = make_trainer(config, run=tmp_path / "a", device="cpu", progress=False)
+    trainer.train(loader, max_steps=1)
+    assert not (tmp_path / "a" / "experiment.yaml").exists()
 
 
 def test_a_share_of_the_data_is_kept_for_validation() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,6 +224,29 @@ def test_a_lock_is_held_once_and_can_be_taken_again(tmp_path: Path) -> None:
     first.release()
     assert second.acquire()
     second.release()
+
+
+def test_whether_a_lock_is_held_can_be_seen_without_disturbing_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = FileLock(path)
+    assert not lock.is_held()
+    assert not path.exists()
+    assert lock.acquire()
+    assert FileLock(path).is_held()
+    assert lock.is_held()
+    lock.release()
+    assert not FileLock(path).is_held()
+
+
+def test_a_look_at_a_lock_does_not_keep_anyone_from_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.005, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        lock = FileLock(path)
+        assert lock.acquire()
+        lock.release()
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_run_from_a_configuration_needs_nothing_but_its_folder(tmp_path: Path)
     assert main(["train", "--config", str(config), *options]) == 0
     again = jepa.replay(tmp_path / "a", device="cpu")
     assert again.equal
-    assert again.step > 20
+    assert again.step > 10
     assert again.run is not None
     assert (again.run / "experiment.yaml").is_file()
 

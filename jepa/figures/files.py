@@ -127,7 +127,9 @@ def _draw_scatter(trace: Any, axes: Any) -> None:
         marker = "o" if "markers" in (trace.mode or "") else None
         style = {"dot": ":", "dash": "--"}.get(trace.line.dash, "-")
         label = trace.name if trace.showlegend is not False else None
-        axes.plot(trace.x, trace.y, style, color=trace.line.color, lw=1.3, marker=marker, ms=3, label=label)
+        width = 0.8 * (trace.line.width or 1.6)
+        looks = {"color": trace.line.color, "alpha": trace.opacity, "lw": width, "marker": marker, "ms": 3}
+        axes.plot(trace.x, trace.y, style, label=label, **looks)
     else:
         axes.scatter(
             trace.x,
@@ -137,7 +139,8 @@ def _draw_scatter(trace: Any, axes: Any) -> None:
             alpha=trace.marker.opacity,
             marker=MARKERS.get(trace.marker.symbol or "circle", "o"),
             label=trace.name if trace.showlegend is not False else None,
-            linewidths=0.8 if trace.marker.symbol == "x" else 0,
+            linewidths=1.6 if trace.marker.symbol == "x" else 0,
+            zorder=3,
         )
 
 

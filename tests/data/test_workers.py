@@ -34,13 +34,13 @@ class Augmented(Dataset[Tensor]):
 
 
 class Deadly(Augmented):
-    """Kills the worker that reads sample 20, as often as there are lines left in a file."""
+    """Kills the worker that reads sample 0, as often as there are lines left in a file."""
 
     def __init__(self, lives: Path) -> None:
         self.lives = lives
 
     def __getitem__(self, index: int) -> Tensor:
-        if index == 20 and (left := self.lives.read_text()):
+        if index == 0 and (left := self.lives.read_text()):
             self.lives.write_text(left[1:])
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
@@ -98,11 +98,11 @@ def test_workers_that_die_three_times_over_one_batch_are_replaced_and_a_fourth_t
     lives = tmp_path / "lives"
     source = as_source(DataLoader(Deadly(lives), batch_size=4, num_workers=2), seed=1)
     lives.write_text("123")
-    with pytest.warns(RuntimeWarning, match=r"before batch [1-5] of epoch 0"):
+    with pytest.warns(RuntimeWarning, match="before batch 0 of epoch 0"):
         assert len(read(source, 0, kill_after=set())) == 10
     lives.write_text("1234")
     with (
-        pytest.warns(RuntimeWarning, match=r"before batch [1-5]"),
+        pytest.warns(RuntimeWarning, match="before batch 0"),
         pytest.raises(RuntimeError, match=r"signal 9, .* 4 times in a row; .* want of memory: .*num_workers=0"),
     ):
         read(source, 0, kill_after=set())

@@ -63,7 +63,7 @@ def test_a_truncated_file_is_named(share: float, tmp_path: Path) -> None:
     path = write_checkpoint({"x": torch.randn(1000)}, tmp_path / "a.pt")
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"a.pt is truncated or damaged \(.* bytes\); load an earlier checkpoint"):
+    with pytest.raises(CheckpointError, match=r"a.pt is truncated or damaged \(.* bytes\): .*; load an earlier"):
         read_checkpoint(path)
 
 
@@ -72,7 +72,7 @@ def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(bytes(2000)) + 1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"a.pt is damaged at '.*/data/0'; load an earlier checkpoint beside it"):
+    with pytest.raises(CheckpointError, match=r"checksum of '.*/data/0' is wrong; load an earlier checkpoint"):
         read_checkpoint(path)
 
 

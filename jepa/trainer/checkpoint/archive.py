@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 1 << 22
+PLAIN_BYTES = 1 << 28  # of everything that is no tensor
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _CENTRAL_HEADER = struct.Struct("<4s6H3I5H2I")
 _HAS_DESCRIPTOR = 1 << 3
@@ -54,6 +55,31 @@ def _lay_out(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         full = os.statvfs(Path(path).parent).f_bavail == 0
         number = errno.ENOSPC if full else errno.EIO
         raise OSError(number, os.strerror(number), os.fspath(path)) from error
+
+
+def check_archive(path: Path) -> None:
+    """Check every byte of an archive, and that reading it takes no more memory than the file is large.
+
+    Raises:
+        ValueError: It is truncated or damaged, or is larger inside than outside; the message says where.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{record.filename!r} is compressed, which no trainer does: it may claim any size")
+            plain = sum(record.file_size for record in archive.infolist())
+            if plain > path.stat().st_size:
+                raise ValueError(f"its parts claim {plain:,} bytes, more than there are")
+            pickles = [record.file_size for record in archive.infolist() if record.filename.endswith("data.pkl")]
+            if sum(pickles) > PLAIN_BYTES:
+                raise ValueError(f"it holds {sum(pickles):,} bytes besides its tensors")
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error) as error:
+        raise ValueError(str(error) or "it ends too soon") from error
+    if broken is not None:
+        raise ValueError(f"checksum of {broken!r} is wrong")
 
 
 def tensors_of(state: Any) -> Iterator[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 
 from jepa.files import atomic_path
 from jepa.models.base import misfits
-from jepa.trainer.checkpoint.archive import write_archive
+from jepa.trainer.checkpoint.archive import check_archive, write_archive
 from jepa.trainer.checkpoint.staging import Staging
 
 FORMAT = 1
@@ -57,7 +56,13 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path} (looked from {Path.cwd()})")
-    _check_intact(path)
+    try:
+        check_archive(path)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({path.stat().st_size:,} bytes): {error}; load an earlier checkpoint "
+            "beside it"
+        ) from error
     try:
         state = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except Exception as error:
@@ -70,18 +75,6 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
     if state["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}, newer than {FORMAT}: update jepa-lab to read it")
     return state
-
-
-def _check_intact(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or damaged ({path.stat().st_size:,} bytes); load an earlier checkpoint beside it"
-        ) from error
-    if broken is not None:
-        raise CheckpointError(f"{path} is damaged at {broken!r}; load an earlier checkpoint beside it")
 
 
 def check_fits(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str | os.PathLike[str]) -> None:

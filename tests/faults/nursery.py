@@ -1,0 +1,71 @@
+"""A process that has imported everything and brings up one child after another, so that a life costs no start-up.
+
+It reads one order a line from its standard input, `{"path": ..., "delay": seconds or null, "writing": bool}`: train the run
+in that folder in a forked child, and kill it after so many seconds (if `writing`, when it writes a checkpoint next).
+It answers with one line when that child is gone. It must not have run any operation of torch before it forks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.faults import runs
+
+POLL_SECONDS, WRITE_SECONDS = 0.0003, 0.01
+
+
+def bring_up(path: str, delay: float | None, writing: bool = False) -> dict[str, Any]:
+    """One life: how it ended, how long it took, and whether it left a half-written checkpoint."""
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _live(Path(path))
+    while True:
+        gone, status = os.waitpid(child, os.WNOHANG)
+        if not gone and _is_due(Path(path), time.monotonic() - start, delay, writing):
+            time.sleep(WRITE_SECONDS * random.random() if writing else 0)
+            os.kill(child, signal.SIGKILL)
+            gone, status = os.waitpid(child, 0)
+        if gone:
+            code = os.waitstatus_to_exitcode(status)
+            return {"code": code, "seconds": time.monotonic() - start, "torn": bool(_unfinished(Path(path)))}
+        time.sleep(POLL_SECONDS)
+
+
+def _live(path: Path) -> None:
+    code = 1
+    try:
+        os.dup2(2, 1)  # the answers are the parent's
+        warnings.simplefilter("error")
+        runs.train(path)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _is_due(path: Path, age: float, delay: float | None, writing: bool) -> bool:
+    return delay is not None and age > delay and (not writing or bool(_unfinished(path)))
+
+
+def _unfinished(path: Path) -> list[Path]:
+    return list((path / "checkpoints").glob(".*.pt.*.tmp"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    random.seed(0)
+    for line in sys.stdin:
+        print(json.dumps(bring_up(**json.loads(line))), flush=True)
