@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -89,11 +90,11 @@ def printable(text: str, length: int = 200) -> str:
 
 def advice(runs: Sequence[RunSummary], folder: str) -> str:
     """Which runs can be resumed, and how."""
-    names = [printable(run.name) for run in runs if run.resumable]
+    # By name where `resume` looks for names, by path elsewhere.
+    names = [printable(run.name if folder == "runs" else str(run.path)) for run in runs if run.resumable]
     if names:
-        where = "" if folder == "runs" else f" --runs-dir {folder}"
         also = f" (or {', '.join(names[1:4])}{', ...' if len(names) > 4 else ''})" if len(names) > 1 else ""
-        return f"resume {len(names)} of them: python -m jepa.cli resume {names[0]}{where}{also}"
+        return f"resume {len(names)} of them: python -m jepa.cli resume {shlex.quote(names[0])}{also}"
     by_hand = [
         run.name for run in runs if run.origin == "notebook" and run.state in ("interrupted", "stopped", "failed")
     ]

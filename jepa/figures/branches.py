@@ -1,6 +1,6 @@
 """The ways that runs took: what counts, what was given up, and where somebody or something stepped in.
 
-Everything is read off run folders, as lines of data, so that it can be drawn by any process, while a run goes on or later.
+Everything is read off run folders, as lines of data: any process can draw it, while a run goes on or later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from jepa.files import read_lines
 
 HUES = COLOURS[:6]  # black and yellow are not seen on every background
 BRANCHED, COMMAND, ENDED = "branched off", "command", "ended, went back"
-MARKS = ((BRANCHED, "circle", 13), (COMMAND, "diamond", 9), (ENDED, "x", 9))  # kind, symbol, size; the last is on top
+MARKS = (
+    (BRANCHED, "circle-open", 17),
+    (COMMAND, "diamond", 9),
+    (ENDED, "x", 10),
+)  # kind, symbol, size; the last is on top
 Line = Mapping[str, Any]
 Point = tuple[int, float]
 
@@ -60,7 +64,10 @@ class Segment:
     def value(self, step: int) -> float | None:
         """Of the curve, at any step."""
         curve = self.join + self.points
-        return float(numpy.interp(step, *zip(*curve, strict=True))) if curve else None
+        if not curve:
+            return None
+        steps, values = zip(*curve, strict=True)
+        return float(numpy.interp(step, steps, values))
 
 
 class Mark(NamedTuple):
@@ -138,9 +145,9 @@ def branches_figure(
     figure, marks = go.Figure(), []
     for number, way in enumerate(ways):
         colour = HUES[number % len(HUES)]
-        for curve in way.given_up:
-            _add_curve(figure, curve, points, way.path.name, colour, given_up=True)
         _add_curve(figure, way.counted, points, way.path.name, colour)
+        for piece, curve in enumerate(way.given_up):
+            _add_curve(figure, curve, points, f"{way.path.name}, given up", colour, pale=True, legend=piece == 0)
         marks += [(mark, colour) for segment in way.segments for mark in _marks(segment, way)]
     for kind, symbol, size in MARKS:
         _add_marks(figure, kind, symbol, size, [(mark, colour) for mark, colour in marks if mark.kind == kind])
@@ -149,7 +156,9 @@ def branches_figure(
     return finish(figure, title=title, height=440)
 
 
-def _add_curve(figure: Any, curve: list[Point], points: int, name: str, colour: str, *, given_up: bool = False) -> None:
+def _add_curve(
+    figure: Any, curve: list[Point], points: int, name: str, colour: str, *, pale: bool = False, legend: bool = True
+) -> None:
     if not curve:
         return
     steps, values = thin(curve[1:], points)
@@ -157,11 +166,11 @@ def _add_curve(figure: Any, curve: list[Point], points: int, name: str, colour: 
         x=[curve[0][0], *steps],
         y=[curve[0][1], *values],
         mode="lines",
-        name=f"{name}, given up" if given_up else name,
-        line={"color": colour, "width": 1.2 if given_up else 2.2},
-        opacity=0.45 if given_up else 1,
+        name=name,
+        line={"color": colour, "width": 1.4 if pale else 2.2},
+        opacity=0.5 if pale else 1,
         legendgroup=name,
-        showlegend=not given_up,
+        showlegend=legend,
     )
 
 
@@ -174,7 +183,12 @@ def _add_marks(figure: Any, kind: str, symbol: str, size: int, marks: list[tuple
         text=[mark.text for mark, _ in marks],
         mode="markers",
         name=kind,
-        marker={"color": [colour for _, colour in marks], "symbol": symbol, "size": size},
+        marker={
+            "color": [colour for _, colour in marks],
+            "symbol": symbol,
+            "size": size,
+            "line": {"width": 2 if symbol.endswith("open") else 0},
+        },
         hovertemplate="%{text}<extra></extra>",
     )
 

@@ -131,15 +131,17 @@ def _draw_scatter(trace: Any, axes: Any) -> None:
         looks = {"color": trace.line.color, "alpha": trace.opacity, "lw": width, "marker": marker, "ms": 3}
         axes.plot(trace.x, trace.y, style, label=label, **looks)
     else:
+        symbol = trace.marker.symbol or "circle"
+        open_, colours = symbol.endswith("-open"), trace.marker.color
         axes.scatter(
             trace.x,
             trace.y,
             s=(trace.marker.size or 5) ** 2 * 0.6,
-            c=trace.marker.color,
+            **({"edgecolors": colours, "facecolors": "none"} if open_ else {"c": colours}),
             alpha=trace.marker.opacity,
-            marker=MARKERS.get(trace.marker.symbol or "circle", "o"),
+            marker=MARKERS.get(symbol.removesuffix("-open"), "o"),
             label=trace.name if trace.showlegend is not False else None,
-            linewidths=1.6 if trace.marker.symbol == "x" else 0,
+            linewidths=0.8 * (trace.marker.line.width or (symbol == "x")),
             zorder=3,
         )
 

@@ -7,12 +7,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.files import JSONLines
-from jepa.trainer.checkpoint import CheckpointError, CheckpointFolder, link, read_checkpoint
+from jepa.trainer.checkpoint import link, read_checkpoint
 from jepa.trainer.journal import Journal
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder
@@ -32,17 +31,9 @@ def go_back(trainer: JEPATrainer, path: Path) -> None:
     trainer.saver.settle(alone=not trainer.is_live)
     state = read_checkpoint(path)
     total = trainer.total_steps
-    trainer.restore(state, path)
+    trainer.lineage.restore(state, path)
     if trainer.is_live:
-        trainer.go_on_from(state, total)
-
-
-def set_aside_given_up(checkpoints: CheckpointFolder, step: int) -> None:
-    """After going back to `step`: later checkpoints, and a best one of later, no longer belong to the run."""
-    checkpoints.set_aside_after(step)
-    with suppress(FileNotFoundError, CheckpointError):
-        if read_checkpoint(checkpoints.best)["position"]["step"] > step:
-            checkpoints.best.replace(checkpoints.best.with_suffix(".pt.replaced"))
+        trainer.lineage.go_on(state, total)
 
 
 def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -> Path:
@@ -60,11 +51,11 @@ def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -
     origin = trainer.save_checkpoint() if checkpoint is None else parent.checkpoints.find(checkpoint)
     folder, copy = on_rank_zero(lambda: _fork(parent.path, name, origin.name))
     trainer.journal("Forked", name=name, checkpoint=origin.name)
-    trainer.move_to(folder, copy)
+    trainer.lineage.move_to(folder, copy)
     if checkpoint is not None:
         go_back(trainer, copy)
     elif trainer.is_live:
-        trainer.journal_start("RunStarted", continues=1)
+        trainer.lineage.say_branched()
     return folder
 
 

@@ -72,6 +72,12 @@ class Journal:
         """Of a run that branched off another one: that checkpoint's place there, and the place here that follows it."""
         return next(((dict(line["origin"]), line["tick"] + 1) for line in self.lines if "origin" in line), None)
 
+    @property
+    def broke_by_numbers(self) -> bool:
+        """Whether the run ended last by a loss or weights that are not finite."""
+        ends = [line for line in self.lines if line.get("event") in ("RunStarted", "RunEnded", "RunFailed")]
+        return bool(ends) and str(ends[-1].get("error", "")).startswith("NonFiniteLossError")
+
     def tick_of(self, stamp: Mapping[str, Any] | None, identity: str | None = None) -> int | None:
         """Where in this journal the state of a checkpoint was taken, by its `journal` entry; `None` if elsewhere.
 

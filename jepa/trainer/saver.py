@@ -126,8 +126,8 @@ class Saver:
             if in_folder and folder is not None:
                 folder.checkpoints.keep_only_wanted(target, step, best=best)
 
-        if folder is not None and not folder.is_open and in_folder:
-            folder.open(trainer.describe())
+        if folder is not None and in_folder:
+            trainer.lineage.open(folder, None)
         if folder is not None:
             folder.flush()  # the records up to here will not be made again
         self._improved = self._improved and not in_folder

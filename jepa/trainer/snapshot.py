@@ -38,7 +38,7 @@ def take_snapshot(trainer: JEPATrainer, randomness: list[dict[str, Any]]) -> dic
         "best": trainer.saver.best,
         "callbacks": trainer.listeners.state_dict(),
         "journal": {"run": run.identity, "tick": run.tick} if (run := trainer.run) is not None else None,
-        "data": trainer.data_size,
+        "data": trainer.lineage.data_size,
     }
 
 

@@ -14,7 +14,7 @@ import os
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -30,27 +30,26 @@ from jepa.models.jepa import JEPA
 from jepa.objectives import Draw, HyperParameter, Objective, as_objective
 from jepa.trainer import events
 from jepa.trainer.background import in_background
-from jepa.trainer.branching import branch_off, go_back, set_aside_given_up
+from jepa.trainer.branching import branch_off, go_back
 from jepa.trainer.callback import Callback, EarlyStopping
-from jepa.trainer.checkpoint import read_checkpoint, restore_random_state
+from jepa.trainer.checkpoint import read_checkpoint
 from jepa.trainer.control import Command, Control, Evaluate, Fork, Rewind, SaveCheckpoint, Ticket
 from jepa.trainer.events import Sink, as_sinks
 from jepa.trainer.frontend import where
 from jepa.trainer.gate import Gate
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
-from jepa.trainer.journal import Edit, Journal
+from jepa.trainer.lineage import Lineage
 from jepa.trainer.listeners import Listeners
 from jepa.trainer.live import LIVE_TRAINERS, take_over
 from jepa.trainer.memory import advise_on_memory
-from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.rates import Rates
 from jepa.trainer.recorder import NonFiniteLossError, Recorder
 from jepa.trainer.run import RunFolder
 from jepa.trainer.saver import Saver
 from jepa.trainer.schedules import plan_steps
 from jepa.trainer.signals import StopOnSignal
-from jepa.trainer.snapshot import as_plain, restore_snapshot
+from jepa.trainer.snapshot import as_plain
 from jepa.trainer.status import LIVE, Status
 from jepa.trainer.step import StepResult, TrainStep, check_optimizer
 
@@ -131,18 +130,13 @@ class JEPATrainer:
         self.rates = Rates(self.objective, self.optimizer, scheduler, self.config, self.device)
         self.recorder = Recorder(self)
         self.saver = Saver(self)
+        self.lineage = Lineage(self)
         self.gate = Gate(self)
         stopping = [] if self.config.early_stopping is None else [EarlyStopping(self.config.early_stopping)]
         self.listeners = Listeners([*callbacks, *stopping], on_error=self.config.on_callback_error)
         self.batches_done = 0  # in this epoch
         self.batches_drawn = 0  # in the run
-        self.data_size: DataSize | None = None  # of the loader trained on last, over all processes
         self.moved = False  # to another place in the data, by going back to a checkpoint
-        self._stamp: Mapping[str, Any] | None = None  # of the checkpoint that the state was taken from
-        self._went_on = False  # since then
-        self._continues: int | None = None  # tick of the journal at which the state that training begins with was taken
-        self._repeats: list[Edit] = []
-        self._random_state: dict[str, Any] | None = None
         self._spoilt = False
         self._error: BaseException | None = None
         self._trace = ""
@@ -327,7 +321,8 @@ class JEPATrainer:
             RuntimeError: The run is training; stop it first.
         """
         self._check_idle("load a checkpoint into it")
-        self.restore(read_checkpoint(path), Path(path))
+        self.lineage.restore(read_checkpoint(path), Path(path))
+        self._spoilt = False
 
     def rewind(self, checkpoint: str | int) -> None:
         """Go back to a checkpoint of this run: one that trains goes on from there at once, another with the next call.
@@ -363,33 +358,6 @@ class JEPATrainer:
             return Path(self.submit(Fork(name, at)).result()["path"])
         return branch_off(self, name, at)
 
-    def go_on_from(self, state: Mapping[str, Any], total_steps: int) -> None:
-        """While training: go on from a state that was restored (training thread)."""
-        folder = self.folder_for("rewind")
-        self.rates.plan(total_steps, step=self.step, previous_total=self.total_steps or None)
-        self.total_steps = total_steps
-        self.optimizer.zero_grad(set_to_none=True)
-        self.restore_randomness()
-        self.gate.repeat(())
-        self.moved = True
-        folder.segment += 1
-        self.journal_start("Rewound", folder.tick_of(state.get("journal")), durable=False)
-        if self.rank == 0:
-            folder.flush()
-            set_aside_given_up(folder.checkpoints, self.step)
-
-    def move_to(self, path: Path, checkpoint: Path) -> None:
-        """Go on in another run folder, which holds a checkpoint already (training thread, or no thread)."""
-        parent = self.folder_for("fork")
-        if self.is_live and self.rank == 0:
-            parent.write_status({**asdict(self.status()), "state": "stopped"})
-        parent.close()
-        self.run = RunFolder(path, keep_checkpoints=parent.checkpoints.keep, keep_every=parent.checkpoints.keep_every)
-        self.saver.taken_up(checkpoint, self.step)
-        if self.is_live and self.rank == 0:
-            self._open_run(self.data_size)
-            self.write_status()
-
     def folder_for(self, wish: str) -> RunFolder:
         """The run folder.
 
@@ -408,22 +376,6 @@ class JEPATrainer:
             raise ValueError("this trainer has no run folder: pass the file to write, save_checkpoint('model.pt')")
         return self.run.checkpoints.file(self.step)
 
-    def restore(self, state: Mapping[str, Any], path: Path) -> None:
-        """Take everything back from a checkpoint that was read from `path`."""
-        restore_snapshot(self, state, str(path))
-        kept = state["random"]  # by rank
-        self._random_state = kept[self.rank] if len(kept) == self.world_size else kept[0]
-        self.data_size = state.get("data")
-        self._stamp, self._went_on, self._repeats = state.get("journal"), False, []
-        self.saver.taken_up(path, self.step)
-        self._spoilt = False
-
-    def restore_randomness(self) -> None:
-        """Give the process-wide generators the state of the checkpoint taken up last, once."""
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
-            self._random_state = None
-
     # ------------------------------------------------------------------ before training
 
     def _prepare(self, loader: Any, num_epochs: int | None, max_steps: int | None, val_loader: Any) -> None:
@@ -441,7 +393,6 @@ class JEPATrainer:
             before = self.state
             try:
                 self._continue_run(size_of(source))
-                self._check_same_data(size_of(source))
                 self._plan(source, validation, total)
                 self._request = (loader, num_epochs, max_steps)
                 self._error, self._trace = None, ""
@@ -481,9 +432,8 @@ class JEPATrainer:
             )
 
     def _continue_run(self, size: DataSize | None) -> None:
-        """Open the run folder; a fresh (or spoilt) trainer takes up the newest valid checkpoint that it finds there."""
-        if self.run is not None:
-            self._take_up(self.run, size)
+        if self.run is not None and self.lineage.take_up(self.run, size, spoilt=self._spoilt):
+            self._spoilt = False
         if self._spoilt:
             warnings.warn(
                 "the last run broke in the middle of an update or with a loss that is not finite, and there is no "
@@ -491,47 +441,7 @@ class JEPATrainer:
                 stacklevel=5,
             )
             self._spoilt = False
-
-    def _take_up(self, folder: RunFolder, size: DataSize | None) -> None:
-        fresh = (self.step == 0 and not self._went_on) or self._spoilt
-
-        def find() -> tuple[Path | None, int | None, list[Edit], int]:
-            self._open_run(size)
-            told = Journal.read(folder.journal_path)
-            found = folder.checkpoints.newest_valid(folder.leads_on_from(told)) if fresh else None
-            if found is None:
-                return None, folder.tick if self._went_on else folder.tick_of(self._stamp), [], folder.segment
-            tick = folder.tick_of(found[1].get("journal"))
-            lost = told.edits()[len(told.edits(tick)) :] if tick is not None else []
-            return found[0], tick, lost, folder.segment
-
-        path, continues, edits, folder.segment = on_rank_zero(find)
-        if path is not None:
-            self.restore(read_checkpoint(path), path)
-            self.gate.repeat(edits)
-            logger.info("continuing run %s from step %d", folder.name, self.step)
-        self._continues, self._repeats = continues, edits
-
-    def _check_same_data(self, size: DataSize | None) -> None:
-        before, self.data_size = self.data_size, size or self.data_size
-        if before is None or size is None or before == size:
-            return
-        was, now = (
-            "{samples:,} samples in batches of {global_batch_size} over all processes".format(**each)
-            for each in (before, size)
-        )
-        if self.batches_done:
-            raise ValueError(
-                f"the run is in the middle of epoch {self.epoch} of {was}, this loader has {now}: pass the same data "
-                f"in batches of {before['global_batch_size'] // self.world_size} on {self.world_size} process(es), or "
-                "begin a new run"
-            )
-        warnings.warn(f"the run goes on with other data: it had {was}, now {now}", stacklevel=5)
-
-    def _open_run(self, size: DataSize | None) -> None:
-        assert self.run is not None
-        if not self.run.is_open:
-            self.run.open(self.describe(size))
+        self.lineage.check_same_data(size)
 
     def describe(self, size: DataSize | None = None) -> dict[str, Any]:
         """What makes this run this run, as plain values: a continued run must agree with it."""
@@ -553,7 +463,7 @@ class JEPATrainer:
                 },
                 "optimizer": type(self.optimizer).__name__,
                 "training": config,
-                "data": size or self.data_size,
+                "data": size,
             }
         )
 
@@ -604,33 +514,17 @@ class JEPATrainer:
 
     def _begin(self) -> None:
         assert self._source is not None
-        self.restore_randomness()
+        self.lineage.restore_randomness()
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)  # of a step that failed half-way
         self.recorder.begin()
         folder = self.run.path if self.run else None
         self.saver.begin()
-        self.journal_start("RunStarted", self._continues)
-        if self.run is not None and self._continues is None:
+        self.lineage.say_started(self._source.notes)
+        if self.lineage.begins:
             self.saver.save_initial()
         self.publish(events.RunStarted(self.step, self.epoch, self.total_steps, folder))
         self.publish(events.StateChanged(self.step, self.epoch, self.state))
-
-    def journal_start(self, event: str, continues: int | None, *, durable: bool = True) -> None:
-        """Say from where the run goes on."""
-        assert self._source is not None
-        repeats = [edit.as_data() for edit in self._repeats]
-        self._went_on, self._repeats = True, []
-        self.journal(
-            event,
-            durable=durable,
-            continues=continues,
-            run=self.run.identity if self.run else None,
-            repeats=repeats,
-            total_steps=self.total_steps,
-            world_size=self.world_size,
-            notes=self._source.notes,
-        )
 
     def _train_epoch(self) -> None:
         assert self._source is not None

@@ -169,6 +169,9 @@ def test_runs_are_shown_as_a_table_that_ends_with_what_can_be_done(capsys: Captu
     assert len({line.index("/12") for line in lines[1:3]}) == 1, "the columns are not aligned"
     assert "empty: no run: it has neither status.json nor journal.jsonl" in lines
     assert lines[-1] == "resume 1 of them: python -m jepa.cli resume the-second"
+    for folder in ("runs/", "runs/the-second"):
+        assert main(["runs", folder]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith("resume runs/the-second")
 
 
 def test_runs_as_json_are_complete_and_valid(capsys: Captured) -> None:

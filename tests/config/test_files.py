@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from jepa.config import (
     DataConfig,
+    Experiment,
     ModelConfig,
     RunConfig,
     TrainerConfig,
+    experiment_text,
     generate_config,
     load_config,
+    load_experiment,
     preset,
     save_config,
 )
@@ -216,6 +219,20 @@ def keys(config: Any) -> list[str]:
         value = getattr(config, field.name)
         found += [field.name, *keys(value)] if is_dataclass(value) else [field.name]
     return found
+
+
+def test_how_a_run_was_made_is_read_back(tmp_path: Path) -> None:
+    config = RunConfig(data=DataConfig(name="a.npy", options={"size": (8, 8)}), max_steps=3)
+    (tmp_path / "experiment.yaml").write_text(experiment_text(Experiment(world_size=2, device="cpu", config=config)))
+    found = load_experiment(tmp_path)
+    assert (found.world_size, found.device) == (2, "cpu")
+    assert found.config.data.options == {"size": [8, 8]}
+    assert replace(found.config, data=config.data) == config
+
+
+def test_a_run_that_was_made_otherwise_says_nothing_of_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"experiment.yaml"):
+        load_experiment(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["state_pair", "ijepa"])

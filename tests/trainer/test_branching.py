@@ -11,7 +11,7 @@ import torch
 
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
-from jepa.trainer import Callback, JEPATrainer, RunFolder, events, fork_run
+from jepa.trainer import Callback, JEPATrainer, NonFiniteLossError, RunFolder, events, fork_run
 from jepa.trainer.branching import folder_of_fork
 from jepa.trainer.checkpoint import read_checkpoint
 from jepa.trainer.control import Fork, Pause, Rewind, Set
@@ -200,3 +200,16 @@ def test_a_fork_that_cannot_be_made_leaves_nothing(
     with pytest.raises(ValueError, match=r"has no checkpoint to begin from"):
         fork_run(tmp_path / "runs" / "empty", "b")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "empty"]
+
+
+def test_an_edit_that_broke_the_run_is_not_made_again(
+    make_trainer: MakeTrainer, make_model: Callable[..., Any], loader: MemoryLoader
+) -> None:
+    deadly = At(_8=[Set("learning_rate", 1000.0, "hold"), Set("weight_decay", 1000.0, "hold")])
+    first = make_trainer(run="a", callbacks=[deadly], clip_grad_norm=None)
+    with pytest.raises(NonFiniteLossError, match=r"last good checkpoint is .*step-0000000.\.pt"):
+        first.train(loader, num_epochs=30)
+    second = make_trainer(make_model(seed=1), run="a", clip_grad_norm=None)
+    with pytest.warns(RuntimeWarning, match=r"not finite after learning_rate=1000 at step 8.*not set again"):
+        second.train(loader, num_epochs=30)
+    assert second.step == 180

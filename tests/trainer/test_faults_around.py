@@ -284,9 +284,9 @@ def metrics(trainer: JEPATrainer) -> list[dict[str, Any]]:
 
 
 def story(trainer: JEPATrainer) -> list[tuple[int, str]]:
-    """What the journal tells, but when."""
+    """What the journal tells, but when; a checkpoint is announced when its file is there, sooner or later."""
     assert trainer.run is not None
-    return [(line["step"], line["event"]) for line in read_lines(trainer.run.journal_path)]
+    return sorted((line["step"], line["event"]) for line in read_lines(trainer.run.journal_path))
 
 
 @pytest.mark.parametrize("seconds", [0.0, 600.0])
