@@ -284,7 +284,7 @@ def _parent(path: Path) -> Path | None:
     with suppress(OSError, ValueError), (path / "journal.jsonl").open(encoding="utf-8") as file:
         first = json.loads(file.readline())
     name = first.get("parent") if isinstance(first, dict) and first.get("event") == "Branched" else None
-    if path.is_symlink() or not isinstance(name, str) or name.startswith(".") or Path(name).name != name:
+    if path.is_symlink() or not isinstance(name, str) or not name or name.startswith(".") or Path(name).name != name:
         return None
     parent = path.with_name(name)
     return parent if (parent / "journal.jsonl").is_file() and not parent.is_symlink() else None
@@ -301,11 +301,12 @@ def _read(path: Path, metric: str, parent: Way | None) -> Way:
         elif segments:
             segments[-1].lines.append(line)
     _count(segments)
+    numbered = {segment.start.get("segment"): segment for segment in segments}
     known: set[str] = set()
     for record in read_lines(path / "metrics" / "train.jsonl"):
-        number = record.get("segment", 0)
-        if isinstance(record.get(metric), int | float) and number in range(len(segments)):
-            segments[number].points.append((record["step"], record[metric]))
+        segment = numbered.get(record.get("segment"))
+        if segment is not None and isinstance(record.get(metric), int | float):
+            segment.points.append((record["step"], record[metric]))
         known |= record.keys() - {"segment", "step", "epoch", "time"}
     return Way(path, segments, known)
 

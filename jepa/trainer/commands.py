@@ -14,6 +14,7 @@ from jepa.trainer.branching import branch_off, folder_of_fork, go_back
 from jepa.trainer.checkpoint import CheckpointError
 from jepa.trainer.control import Command, Ticket
 from jepa.trainer.inspection import inspect
+from jepa.trainer.saver import Asked
 
 if TYPE_CHECKING:
     from jepa.trainer.gate import Gate
@@ -66,13 +67,16 @@ class CommandTable:
         result, effect = self._prepare[type(ticket.command)](ticket.command)
         trainer.journal("CommandApplied", command=ticket.command.as_data(), source=ticket.source, result=result)
         value = effect() if self._counts(ticket) else None
-        trainer.publish(
-            events.CommandApplied(trainer.step, trainer.epoch, ticket.command.as_data(), ticket.source, result)
-        )
+        step, epoch = trainer.step, trainer.epoch
+
+        def applied(ticket: Ticket) -> None:
+            trainer.publish(events.CommandApplied(step, epoch, ticket.command.as_data(), ticket.source, result))
+            ticket.complete(step, result, value)
+
         if isinstance(ticket.command, control.SaveCheckpoint):
-            trainer.saver.answer(ticket, self._refuse)
+            trainer.saver.when_written(Asked(ticket, applied, self._refuse))
         else:
-            ticket.complete(trainer.step, result, value)
+            applied(ticket)
 
     def _counts(self, ticket: Ticket) -> bool:
         """In a replay only the journal changes the training; what the replayed code asks for has been asked before."""

@@ -131,6 +131,7 @@ class Lineage:
 
     def say_branched(self) -> None:
         """Tell the journal of a new folder that training goes on there, from its first line on."""
+        self._trainer.folder_for("fork").segment += 1
         self._say("RunStarted", 1)
 
     def go_on(self, state: Mapping[str, Any], total_steps: int) -> None:
@@ -177,6 +178,7 @@ class Lineage:
         trainer.saver.taken_up(checkpoint, trainer.step)
         if writes:
             self.open(trainer.run, self.data_size)
+            trainer.run.segment = 0  # of the line that it begins with; going on from there begins the next one
             trainer.write_status()
 
 

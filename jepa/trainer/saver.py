@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from jepa.trainer.trainer import JEPATrainer
 
 CHECKPOINT_SECONDS = 600.0
+RETRY_SECONDS = 60.0
+
+
+class Asked(NamedTuple):
+    """Somebody waits for a checkpoint: their ticket, and what to call when the file is there, or cannot be."""
+
+    ticket: Ticket
+    applied: Callable[[Ticket], None]
+    refuse: Callable[[Ticket, Exception], None]
 
 
 class Saver:
@@ -44,9 +53,7 @@ class Saver:
         self._writer = BackgroundWriter()
         self._number = 0  # of the checkpoint begun last; the same on every rank
         self._pending = False
-        self._ticket: Ticket | None = None
-        self._refuse: Callable[[Ticket, Exception], None] | None = None
-        self._target = Path()
+        self._asked: Asked | None = None
         self._improved = False
         self._clock = time.monotonic()
         self.last: Path | None = None
@@ -86,7 +93,7 @@ class Saver:
         trainer = self._trainer
         self.settle(alone=alone)
         trainer.recorder.collect(alone=alone)  # never keep weights whose loss was not finite
-        self._target = target = trainer.checkpoint_path(path)
+        target = trainer.checkpoint_path(path)
         randomness = [random_state()] if alone else distributed.gather_objects(random_state())
         self._number += 1
         self._pending = True
@@ -96,17 +103,9 @@ class Saver:
             self.saved_step = trainer.step
         return target
 
-    def answer(self, ticket: Ticket, refuse: Callable[[Ticket, Exception], None]) -> None:
-        """Answer who asked for the checkpoint taken last: on rank 0 when the file is there, elsewhere at once.
-
-        Args:
-            ticket: Theirs.
-            refuse: Is called where there will be no file.
-        """
-        if self._trainer.rank == 0 and self._pending:
-            self._ticket, self._refuse = ticket, refuse
-        else:
-            ticket.complete(self._trainer.step, {"path": str(self._target)})
+    def when_written(self, asked: Asked) -> None:
+        """Answer who asked for the checkpoint taken last when the file is there, or cannot be."""
+        self._asked = asked
 
     def save_initial(self) -> None:
         """Keep the state that the run begins with: a replay, and a run killed before its first checkpoint, need it."""
@@ -164,34 +163,35 @@ class Saver:
             self._announce(written, required=required)
 
     def _announce(self, written: Written, *, required: bool) -> None:
-        trainer, (ticket, self._ticket) = self._trainer, (self._ticket, None)
+        trainer, (asked, self._asked) = self._trainer, (self._asked, None)
         initial = trainer.run is not None and written.path == trainer.run.checkpoints.initial
         if written.error is not None:
-            self._failed(written, ticket, required=required)
+            self._failed(written, asked, required=required)
         else:
             if not initial:
                 self.last = written.path
                 trainer.journal("CheckpointSaved", step=written.step, durable=False, path=self._shown(written.path))
                 trainer.publish(events.CheckpointSaved(written.step, trainer.epoch, written.path, written.seconds))
-            if ticket is not None and not ticket.done:
-                ticket.complete(written.step, {"path": str(written.path)})
+            if asked is not None:
+                asked.applied(asked.ticket)
 
     def _shown(self, path: Path) -> str:
         return str(path) if self._trainer.run is None else self._trainer.run.relative(path)
 
-    def _failed(self, written: Written, ticket: Ticket | None, *, required: bool) -> None:
+    def _failed(self, written: Written, asked: Asked | None, *, required: bool) -> None:
         trainer, error = self._trainer, written.error
         assert error is not None
         if self.saved_step == written.step:
             self.saved_step = -1
         if isinstance(error, NonFiniteLossError):
             error = NonFiniteLossError(trainer.recorder.advice(str(error)))
-        if ticket is not None and self._refuse is not None:
-            self._refuse(ticket, error)
+        if asked is not None:
+            asked.refuse(asked.ticket, error)
         if isinstance(error, NonFiniteLossError) or not isinstance(error, OSError):
             raise error
         kept = f"the last good one is {self.last}" if self.last else "there is no other one yet"
         sentence = f"no checkpoint could be written at step {written.step}: {error}; {kept}"
+        self._clock = time.monotonic() - CHECKPOINT_SECONDS + RETRY_SECONDS
         trainer.journal("CheckpointFailed", step=written.step, durable=False, error=str(error))
         if required:
             raise OSError(
@@ -199,16 +199,17 @@ class Saver:
                 f"{sentence}. The weights are still in this process: make room and train on, or "
                 "trainer.save_checkpoint(path) on another disk",
             ) from error
-        if ticket is None or ticket.source == "clock":  # others have got their answer
+        if asked is None or asked.ticket.source == "clock":  # others have got their answer
             warnings.warn(f"{sentence}; training goes on and tries again", RuntimeWarning, stacklevel=3)
 
     def close(self) -> None:
         """The run has ended: give the memory of the copies back."""
         self._writer.close()
         self._pending = False
-        if self._ticket is not None and not self._ticket.done:
-            self._ticket.refuse(self._trainer.step, RuntimeError("the run ended while the checkpoint was written"))
-        self._ticket = None
+        if self._asked is not None:
+            error = RuntimeError("the run ended while the checkpoint was written")
+            self._asked.ticket.refuse(self._trainer.step, error)
+        self._asked = None
 
 
 def _check_weights(state: dict[str, torch.Tensor], names: list[str], step: int) -> None:

@@ -37,7 +37,10 @@ def life(tmp_path: Path) -> Iterator[Life]:
     command = [sys.executable, "-m", "tests.faults.nursery"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with log.open("w") as errors, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors, **pipes) as nursery:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors, **pipes) as nursery,
+    ):
         assert nursery.stdin is not None
         assert nursery.stdout is not None
 

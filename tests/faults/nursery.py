@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # the optimizer would, and takes seconds over it
+import yaml  # noqa: F401 - the run folder would
 
 from tests.faults import runs
 
@@ -48,6 +50,7 @@ def _live(path: Path) -> None:
     try:
         os.dup2(2, 1)  # the answers are the parent's
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "nothing to do")  # killed after its last checkpoint, before it said the end
         runs.train(path)
         code = 0
     except BaseException:

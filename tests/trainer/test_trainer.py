@@ -484,6 +484,7 @@ def test_a_run_fails_also_where_nothing_can_be_written_any_more(
     class Break(Callback):
         def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
             assert trainer.run is not None
+            trainer.saver.settle()
             shutil.rmtree(trainer.run.path)
             trainer.run.path.write_text("a file in its place")
             raise RuntimeError("the first error")

@@ -184,9 +184,9 @@ def test_handlers_return_at_once_while_a_step_takes_long(
     assert trainer.state == "running"
     assert trainer.last_checkpoint is None
     gate.open.set()
-    wait_until(lambda: page.state == "paused" and page.said.startswith("learning rate"))
+    wait_until(lambda: page.state == "paused" and trainer.last_checkpoint == trainer.run.checkpoints.file(3))
     assert trainer.step == 3
-    assert trainer.last_checkpoint == trainer.run.checkpoints.file(3)
+    assert trainer.rates.learning_rate(3) == 0.002
     assert page.panel.inspector.layout.display == ""
 
 
