@@ -119,7 +119,7 @@ def _from_configuration(path: Path, options: dict[str, Any]) -> tuple[JEPATraine
     experiment = load_experiment(path)
     data = experiment.config.data
     size = data.batch_size * experiment.world_size // distributed.world_size()
-    return make_trainer(replace(experiment.config, data=replace(data, batch_size=size)), progress=False, **options)
+    return make_trainer(replace(experiment.config, data=replace(data, batch_size=size)), **options)
 
 
 def _config(score: Score, val_loader: Any) -> TrainerConfig:
@@ -128,4 +128,4 @@ def _config(score: Score, val_loader: Any) -> TrainerConfig:
     config["betas"] = tuple(config["betas"])
     if val_loader is None:  # what decides by it when to stop has decided: the replay ends where the run did
         config.update(monitor=None, early_stopping=None)
-    return TrainerConfig(**{**config, "progress": False})
+    return TrainerConfig(**config)

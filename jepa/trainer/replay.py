@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jepa.trainer.trainer import JEPATrainer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Replay:
     """What came of a replay.
 
@@ -43,6 +43,10 @@ class Replay:
     step: int
     checkpoint: Path
     difference: float
+
+    def __repr__(self) -> str:
+        outcome = "the same weights, bit for bit" if self.equal else f"weights differ by up to {self.difference:.3g}"
+        return f"<replay of {self.checkpoint}: {outcome}, step {self.step}, {self.run or 'no run folder'}>"
 
     @property
     def equal(self) -> bool:

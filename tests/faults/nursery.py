@@ -1,7 +1,7 @@
 """A process that has imported everything and brings up one child after another, so that a life costs no start-up.
 
-It reads one order a line from its standard input, `{"path": ..., "delay": seconds or null, "writing": bool}`: train the run
-in that folder in a forked child, and kill it after so many seconds (if `writing`, when it writes a checkpoint next).
+It reads one order a line from its standard input, `{"path": ..., "delay": seconds or null, "writing": bool}`: train
+the run in that folder in a forked child, and kill it after so many seconds (if `writing`, in its next checkpoint).
 It answers with one line when that child is gone. It must not have run any operation of torch before it forks.
 """
 
@@ -35,8 +35,7 @@ def bring_up(path: str, delay: float | None, writing: bool = False) -> dict[str,
         _live(Path(path))
     while True:
         gone, status = os.waitpid(child, os.WNOHANG)
-        if not gone and _is_due(Path(path), time.monotonic() - start, delay, writing):
-            time.sleep(WRITE_SECONDS * random.random() if writing else 0)
+        if not gone and delay is not None and time.monotonic() - start > delay and (not writing or _in_a_write(Path(path))):
             os.kill(child, signal.SIGKILL)
             gone, status = os.waitpid(child, 0)
         if gone:
@@ -59,8 +58,12 @@ def _live(path: Path) -> None:
         os._exit(code)
 
 
-def _is_due(path: Path, age: float, delay: float | None, writing: bool) -> bool:
-    return delay is not None and age > delay and (not writing or bool(_unfinished(path)))
+def _in_a_write(path: Path) -> bool:
+    """Whether a checkpoint is being written, and still is a moment later: not only at its beginning."""
+    if not _unfinished(path):
+        return False
+    time.sleep(WRITE_SECONDS * random.random())
+    return bool(_unfinished(path))
 
 
 def _unfinished(path: Path) -> list[Path]:
