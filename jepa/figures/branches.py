@@ -177,18 +177,15 @@ def _add_curve(
 def _add_marks(figure: Any, kind: str, symbol: str, size: int, marks: list[tuple[Mark, str]]) -> None:
     if not marks:
         return
+    colours = [colour for _, colour in marks]
+    line = {"width": 0 if kind == COMMAND else 2, "color": colours}
     figure.add_scatter(
         x=[mark.step for mark, _ in marks],
         y=[mark.value for mark, _ in marks],
         text=[mark.text for mark, _ in marks],
         mode="markers",
         name=kind,
-        marker={
-            "color": [colour for _, colour in marks],
-            "symbol": symbol,
-            "size": size,
-            "line": {"width": 2 if symbol.endswith("open") else 0},
-        },
+        marker={"color": colours, "symbol": symbol, "size": size, "line": line},
         hovertemplate="%{text}<extra></extra>",
     )
 

@@ -14,6 +14,7 @@ from jepa.trainer.branching import branch_off, folder_of_fork, go_back
 from jepa.trainer.checkpoint import CheckpointError
 from jepa.trainer.control import Command, Ticket
 from jepa.trainer.inspection import inspect
+from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.saver import Asked
 
 if TYPE_CHECKING:
@@ -114,9 +115,10 @@ class CommandTable:
 
     def _fork(self, command: control.Fork) -> Prepared:
         trainer = self._trainer
-        path = folder_of_fork(trainer.folder_for("fork"), command.name)
+        folder = trainer.folder_for("fork")
+        path = on_rank_zero(lambda: folder_of_fork(folder, command.name))  # rank 0 is the one that will make it
         if command.checkpoint is not None:
-            trainer.folder_for("fork").checkpoints.find(command.checkpoint)
+            folder.checkpoints.find(command.checkpoint)
         return {"path": str(path)}, lambda: branch_off(trainer, command.name, command.checkpoint)
 
     def _evaluate(self, command: control.Evaluate) -> Prepared:
