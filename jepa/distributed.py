@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -98,6 +99,28 @@ def all_reduce_mean(x: Tensor) -> Tensor:
     """Mean over ranks, differentiable like `all_reduce_sum`."""
     size = world_size()
     return all_reduce_sum(x) / size if size > 1 else x
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds a part of the tensor only (a `DTensor`)."""
+    loaded = sys.modules.get("torch.distributed.tensor")  # where nobody has, there is none, and it takes long to load
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of one that is not sharded."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all its parts (on every rank of those that hold one, at the same time)."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def sharded_parts(module: nn.Module) -> list[Any]:
+    """The modules inside, outer ones first, that `fully_shard` was called on; itself included."""
+    loaded = sys.modules.get("torch.distributed.fsdp")
+    return [part for part in module.modules() if isinstance(part, loaded.FSDPModule)] if loaded else []
 
 
 def gather_objects(value: T) -> list[T]:

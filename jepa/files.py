@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import time
 import uuid
 import weakref
@@ -28,15 +29,25 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
-        if durable:
-            _fsync(temporary)
-        temporary.replace(path)
-        if durable:
-            _fsync(path.parent)
+        with _naming(path):
+            yield temporary
+            if durable:
+                fsync(temporary)
+            temporary.replace(path)
+            if durable:
+                fsync(path.parent)
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        remove(temporary)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error of the system say which file it is about: one that comes with writing itself does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
@@ -45,7 +56,23 @@ def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True)
         temporary.write_text(text, encoding="utf-8")
 
 
-def _fsync(path: Path) -> None:
+def move_aside(path: Path, suffix: str) -> Path:
+    """Rename a file or a folder to its name and `suffix`; what has that name is removed."""
+    aside = path.with_name(path.name + suffix)
+    remove(aside)
+    return path.rename(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with what is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,17 +131,21 @@ class JSONLines:
         if self._file is None or not self._pending:
             return
         try:
-            written = 0
-            while written < len(self._pending):
-                written += os.write(self._file, bytes(self._pending[written:]))
-            if self._durable:
-                os.fsync(self._file)
+            with _naming(self.path):
+                self._write(self._file)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._file, self._size)
             raise
-        self._size += written
+        self._size += len(self._pending)
         self._pending.clear()
+
+    def _write(self, descriptor: int) -> None:
+        written = 0
+        while written < len(self._pending):
+            written += os.write(descriptor, bytes(self._pending[written:]))
+        if self._durable:
+            os.fsync(descriptor)
 
     def close(self) -> None:
         """Write what waits and close the file; closing twice is fine.

@@ -332,7 +332,7 @@ def summary(result: BatchResult) -> list[str]:
         "metrics": folder / "metrics" / "train.jsonl",
         "logs": folder / "logs",
     }
-    checkpoints = sorted(folder.glob("checkpoints/step-*.pt"))
+    checkpoints = sorted(file for suffix in ("pt", "dcp") for file in folder.glob(f"checkpoints/step-*.{suffix}"))
     if checkpoints:
         places["checkpoint"] = checkpoints[-1]
     lines += [f"{name:<12}{_short(path)}" for name, path in places.items() if path.exists()]

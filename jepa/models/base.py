@@ -31,10 +31,17 @@ def register(cls: M) -> M:
 
 def describe(module: nn.Module) -> dict[str, Any] | None:
     """`{"type": name, **arguments}` of a registered module, or `None` for any other (or one that holds another)."""
-    if _REGISTRY.get(type(module).__name__) is not type(module):
+    cls = _class_of(module)
+    if _REGISTRY.get(cls.__name__) is not cls:
         return None
     config = module.config()  # type: ignore[operator]
-    return None if _foreign(module, config) else {"type": type(module).__name__, **config}
+    return None if _foreign(module, config) else {"type": cls.__name__, **config}
+
+
+def _class_of(module: nn.Module) -> type[nn.Module]:
+    """Its class; of a module that `fully_shard` was called on, the one from before."""
+    cls = type(module)
+    return cls.__bases__[1] if cls.__bases__[0].__name__ == "FSDPModule" else cls
 
 
 def _foreign(module: nn.Module, config: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jepa import distributed
 from jepa.models.positions import gather_tokens
 
 
@@ -56,6 +57,9 @@ class Target(nn.Module):
     def update(self, momentum: float) -> None:
         """Follow the context encoder after an optimizer step."""
 
+    def shard_alike(self) -> None:
+        """Be sharded as the context encoder is, after `fully_shard` was called on that."""
+
 
 def tokens_at(encoder: nn.Module, x: Tensor, only: Tensor | None) -> Tensor:
     """Embeddings of all tokens, or of those at the positions (B, M) without more of the others than is needed."""
@@ -98,6 +102,11 @@ class EMATarget(Target):
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
+        if distributed.sharded_parts(encoder):
+            raise ValueError(
+                "the encoder is sharded already, and cannot be copied for the EMA target: build JEPA(encoder, "
+                "predictor) first, then call fully_shard on its parts"
+            )
         self.average = copy.deepcopy(encoder).requires_grad_(False)
         self.average._apply(_widen)
         self._pairs: tuple[list[Tensor], list[Tensor], list[str]] | None = None
@@ -132,6 +141,20 @@ class EMATarget(Target):
         for name in buffers:  # by name: a module may replace its buffers instead of changing them in place
             self.average.get_buffer(name).copy_(self.source.get_buffer(name))
 
+    def shard_alike(self) -> None:
+        """Shard the average, part by part, as `fully_shard` has sharded the encoder; unless it was sharded, too.
+
+        Its weights are gathered for each forward pass and let go after it: no backward pass would do so.
+        """
+        for part in [*distributed.sharded_parts(self.source), *distributed.sharded_parts(self.average)]:
+            part.reshard()
+        if not any(distributed.is_sharded(weight) for weight in self.average.parameters()):
+            _shard_like(self.average, self.source)
+        for part in distributed.sharded_parts(self.average):
+            part.set_reshard_after_forward(True)
+        self._pairs = None
+        self._tensors()  # now: between forward and backward pass, the encoder's parameters are the gathered ones
+
     def _tensors(self) -> tuple[list[Tensor], list[Tensor], list[str]]:
         """Averages, the encoder's parameters they follow, and names of the buffers that are copied."""
         if self._pairs is None:
@@ -153,6 +176,21 @@ HALF = (torch.bfloat16, torch.float16)
 
 def _widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def _shard_like(average: nn.Module, source: nn.Module) -> None:
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.tensor import DTensor, Shard
+
+    placed = {}
+    for weight, like in zip(average.parameters(), source.parameters(), strict=True):
+        if isinstance(like, DTensor):
+            placed[weight] = next((place for place in like.placements if isinstance(place, Shard)), None)
+    for name, module in reversed([*source.named_modules()]):  # inner ones first
+        if isinstance(module, FSDPModule):
+            weights = source.get_submodule(name).parameters()
+            mesh = next(weight.device_mesh for weight in weights if isinstance(weight, DTensor))
+            fully_shard(average.get_submodule(name), mesh=mesh, shard_placement_fn=placed.get)
 
 
 def _state_buffers(module: nn.Module) -> list[str]:

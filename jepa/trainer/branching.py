@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.files import JSONLines
-from jepa.trainer.checkpoint import link, read_checkpoint
+from jepa.trainer.checkpoint import link, read_checkpoint, read_plain
 from jepa.trainer.journal import Journal
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder
@@ -29,7 +29,7 @@ def go_back(trainer: JEPATrainer, path: Path) -> None:
         CheckpointError: The file is damaged or does not fit; nothing was changed.
     """
     trainer.saver.settle(alone=not trainer.is_live)
-    state = read_checkpoint(path)
+    state = trainer.lineage.read(path)
     total = trainer.total_steps
     trainer.lineage.restore(state, path)
     if trainer.is_live:
@@ -109,7 +109,7 @@ def _fork(run: str | os.PathLike[str], name: str, checkpoint: str | int | None) 
 def _origin(parent: RunFolder, checkpoint: str | int | None) -> tuple[Path, dict[str, Any]]:
     if checkpoint is not None:
         path = parent.checkpoints.find(checkpoint)
-        return path, read_checkpoint(path)
+        return path, read_plain(path) if path.is_dir() else read_checkpoint(path)
     found = parent.checkpoints.newest_valid()
     if found is None:
         raise ValueError(f"run {parent.name!r} in {parent.path.parent} has no checkpoint to begin from")
@@ -119,10 +119,10 @@ def _origin(parent: RunFolder, checkpoint: str | int | None) -> tuple[Path, dict
 def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str, Any]) -> Path:
     """Everything that a new run needs to be continued and replayed without its parent; returns its checkpoint."""
     step = state["position"]["step"]
-    copy, initial = folder.checkpoints.file(step), parent.checkpoints.initial
+    copy, initial = folder.checkpoints.file(step).with_suffix(path.suffix), parent.checkpoints.initial
     link(path, copy)
-    if initial.is_file() and not initial.is_symlink():
-        link(initial, folder.checkpoints.initial)
+    if initial.exists() and not initial.is_symlink():
+        link(initial, folder.checkpoints.path / initial.name)
     for name in COPIED:
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, folder.path / name)

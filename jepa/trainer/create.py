@@ -112,6 +112,8 @@ def create_trainer(
 
 def make_optimizer(objective: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
     """AdamW over what receives gradients: fused where it exists; biases, norms and other 1-D tensors do not decay."""
+    for part in distributed.sharded_parts(objective):
+        part.reshard()  # what a forward pass has gathered are not the parameters
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("the model has no trainable parameter: every requires_grad is False")

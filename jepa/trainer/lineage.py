@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.data.source import DataSize
-from jepa.trainer.checkpoint import CheckpointFolder, read_checkpoint, restore_random_state
+from jepa.files import move_aside
+from jepa.trainer.checkpoint import CheckpointFolder, read_checkpoint, read_plain, read_sharded, restore_random_state
 from jepa.trainer.journal import Edit, Journal
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder
-from jepa.trainer.snapshot import restore_snapshot
+from jepa.trainer.snapshot import own_shards, restore_snapshot
 
 if TYPE_CHECKING:
     from jepa.trainer.trainer import JEPATrainer
@@ -43,6 +44,17 @@ class Lineage:
     def begins(self) -> bool:
         """Whether nothing of the run came before."""
         return self._trainer.run is not None and self._continues is None
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint for the trainer: of a sharded one, on every rank, that rank's part (training thread).
+
+        Raises:
+            FileNotFoundError: There is none.
+            CheckpointError: It is damaged.
+        """
+        if self._trainer.sharded and path.is_dir():
+            return read_sharded(path, own_shards(self._trainer))
+        return read_checkpoint(path)
 
     def restore(self, state: Mapping[str, Any], path: Path) -> None:
         """Give the trainer everything back from a checkpoint that was read from `path`.
@@ -91,7 +103,7 @@ class Lineage:
 
         path, self._continues, edits, folder.segment = on_rank_zero(find)
         if path is not None:
-            self.restore(read_checkpoint(path), path)
+            self.restore(self.read(path), path)
             trainer.gate.repeat(edits)
             logger.info("continuing run %s from step %d", folder.name, trainer.step)
         self._repeats = edits
@@ -195,5 +207,6 @@ def _lost_edits(told: Journal, tick: int | None) -> list[Edit]:
 def set_aside_given_up(checkpoints: CheckpointFolder, step: int) -> None:
     """After going back to `step`: later checkpoints, and a best one of later, no longer belong to the run."""
     checkpoints.set_aside_after(step)
-    if checkpoints.best.is_file() and read_checkpoint(checkpoints.best)["position"]["step"] > step:
-        checkpoints.best.replace(checkpoints.best.with_suffix(".pt.replaced"))
+    best = checkpoints.best
+    if best.exists() and (read_plain if best.is_dir() else read_checkpoint)(best)["position"]["step"] > step:
+        move_aside(best, ".replaced")

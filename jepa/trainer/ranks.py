@@ -117,6 +117,21 @@ def command_exchange(control: Control) -> CommandExchange:
     return DistributedCommandExchange(control) if distributed.world_size() > 1 else CommandExchange(control)
 
 
+def on_every_rank(function: Callable[[], T]) -> list[T]:
+    """Run `function` on all ranks at once; every rank gets all results in their order, or raises the first error."""
+    result: Any = None
+    failure: Exception | None = None
+    try:
+        result = function()
+    except Exception as error:
+        failure = error
+    outcomes = distributed.gather_objects((result, failure))
+    for _, failure in outcomes:
+        if failure is not None:
+            raise failure
+    return [result for result, _ in outcomes]
+
+
 def on_rank_zero(function: Callable[[], T]) -> T:
     """Run `function` on rank 0 and return its result on every rank; its error is raised on every rank too.
 

@@ -90,12 +90,12 @@ def read_score(run: str | os.PathLike[str]) -> Score:
         raise FileNotFoundError(f"{folder.path} is not the folder of a run: it has no journal.jsonl")
     told = Journal.read(folder.journal_path)
     found = folder.checkpoints.newest_valid(folder.leads_on_from(told))
-    if found is None or not folder.checkpoints.initial.is_file():
+    if found is None or not folder.checkpoints.initial.exists():
         raise ValueError(
             f"{folder.path} cannot be replayed: it needs checkpoints/initial.pt, the state that the run began with, "
             "and a later checkpoint to arrive at"
         )
-    path, final = found
+    path, final = found[0], read_checkpoint(found[0])
     tick = told.tick_of(final.get("journal"))
     if tick is None:
         raise ValueError(f"{path} was not written by this run, so its journal does not tell how it came about")

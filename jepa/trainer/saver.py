@@ -19,8 +19,9 @@ import torch
 
 from jepa import distributed
 from jepa.trainer import events
-from jepa.trainer.checkpoint import BackgroundWriter, Written, random_state, write_staged
+from jepa.trainer.checkpoint import BackgroundWriter, Written, random_state, write_sharded, write_staged
 from jepa.trainer.control import SaveCheckpoint, Settle, Ticket
+from jepa.trainer.ranks import on_every_rank, on_rank_zero
 from jepa.trainer.recorder import NonFiniteLossError
 from jepa.trainer.snapshot import take_snapshot
 
@@ -97,7 +98,9 @@ class Saver:
         randomness = [random_state()] if alone else distributed.gather_objects(random_state())
         self._number += 1
         self._pending = True
-        if trainer.rank == 0:
+        if trainer.sharded:
+            self._write_together(target, randomness, in_folder=path is None)
+        elif trainer.rank == 0:
             self._begin(target, randomness, in_folder=path is None)
         if path is None:
             self.saved_step = trainer.step
@@ -111,7 +114,7 @@ class Saver:
         """Keep the state that the run begins with: a replay, and a run killed before its first checkpoint, need it."""
         folder = self._trainer.run
         assert folder is not None
-        self.save(folder.checkpoints.initial)
+        self.save(folder.checkpoints.initial.with_suffix(self._trainer.checkpoint_suffix))
 
     def _begin(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool) -> None:
         trainer, number, best = self._trainer, self._number, self._improved
@@ -125,10 +128,7 @@ class Saver:
             if in_folder and folder is not None:
                 folder.checkpoints.keep_only_wanted(target, step, best=best)
 
-        if folder is not None and in_folder:
-            trainer.lineage.open(folder, None)
-        if folder is not None:
-            folder.flush()  # the records up to here will not be made again
+        self._open(in_folder=in_folder)
         self._improved = self._improved and not in_folder
         self._writer.begin(
             take_snapshot(trainer, randomness),
@@ -137,6 +137,32 @@ class Saver:
             write,
             lambda: trainer.control.submit(Settle(number), source="writer"),
         )
+
+    def _open(self, *, in_folder: bool) -> None:
+        trainer, folder = self._trainer, self._trainer.run
+        if folder is not None and in_folder:
+            trainer.lineage.open(folder, None)
+        if folder is not None:
+            folder.flush()  # the records up to here will not be made again
+
+    def _write_together(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool) -> None:
+        """A sharded model: every rank writes its part, and training waits for all of them."""
+        trainer, start, error = self._trainer, time.perf_counter(), None
+        step, folder, best = trainer.step, trainer.run, self._improved
+        names = [name for name, _ in trainer.objective.named_parameters()]
+        try:
+            on_rank_zero(lambda: self._open(in_folder=in_folder))
+            state = take_snapshot(trainer, randomness)
+            on_every_rank(lambda: _check_weights(state["objective_state"], names, step))
+            write_sharded(state, target)
+            if in_folder and folder is not None:
+                on_rank_zero(lambda: folder.checkpoints.keep_only_wanted(target, step, best=best))
+        except Exception as failure:  # said by `settle`, as of any checkpoint
+            error = failure
+        self._improved = self._improved and not in_folder
+        self._writer.note(Written(target, step, time.perf_counter() - start, error))
+        if trainer.rank == 0:
+            trainer.control.submit(Settle(self._number), source="writer")
 
     def is_pending(self, number: int) -> bool:
         """Whether this is the checkpoint that is being written, or was and has not been announced."""
@@ -219,7 +245,7 @@ def _check_weights(state: dict[str, torch.Tensor], names: list[str], step: int) 
         NonFiniteLossError: There are some.
     """
     for name in names:
-        weight = state.get(name)
+        weight = distributed.own_part(state[name]) if name in state else None
         if weight is None or not weight.is_floating_point() or not weight.numel():
             continue
         low, high = torch.aminmax(weight)  # one pass, and NaN goes through; isfinite costs ten times as much

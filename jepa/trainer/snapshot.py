@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from jepa.trainer.checkpoint import CheckpointError, check_fits
+from jepa import distributed
+from jepa.trainer.checkpoint import CheckpointError, Like, check_fits, shard_like
 
 if TYPE_CHECKING:
     from jepa.trainer.trainer import JEPATrainer
@@ -58,6 +60,8 @@ def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str
     optimizer, mine = state["optimizer_name"], type(trainer.optimizer).__name__
     if optimizer != mine:
         raise CheckpointError(f"{origin} does not fit this optimizer: it is of {optimizer}, this one is {mine}")
+    if trainer.sharded:
+        state = shard_like(state, own_shards(trainer))
     try:
         trainer.optimizer.load_state_dict(_own(state["optimizer"]))
     except ValueError as error:
@@ -72,6 +76,21 @@ def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str
     trainer.history.load_state_dict(state["history"])
     trainer.saver.best = state["best"]
     trainer.listeners.load_state_dict(state["callbacks"])
+
+
+def own_shards(trainer: JEPATrainer) -> Like:
+    """How a trainer's state is sharded: weights as its own, what the optimizer keeps of a weight as that weight."""
+    own = {f"objective_state/{name}": tensor for name, tensor in trainer.objective.state_dict().items()}
+    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    own.update({f"optimizer/{number}": parameter for number, parameter in enumerate(parameters)})
+
+    def like(name: str, shape: torch.Size) -> Tensor | None:
+        tensor = own.get(name) if name.startswith("objective_state/") else own.get(name.rpartition("/")[0])
+        if tensor is None or not distributed.is_sharded(tensor) or tensor.shape != shape:
+            return None
+        return tensor.detach()
+
+    return like
 
 
 POSITION = ("step", "epoch", "batches_done", "batches_drawn", "total_steps")

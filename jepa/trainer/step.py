@@ -8,9 +8,11 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jepa import distributed as ranks
 from jepa.objectives.base import Draw, Losses, Objective, Views
 
 Forward = Callable[[Views, Mapping[str, Tensor]], Losses]
@@ -35,7 +37,7 @@ class TrainStep:
         hyper: The objective's hyper-parameters as 0-d tensors on `device`.
         precision: `"fp32"` or `"bf16"` (autocast).
         compiled: Whether to compile the forward.
-        distributed: Whether to average gradients over the ranks of the process group.
+        distributed: Whether to average gradients over the ranks of the process group. A sharded model does so itself.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class TrainStep:
         self._device = device
         self._hyper = hyper
         self._autocast = precision == "bf16"
-        self._ddp = wrap_distributed(objective, device) if distributed else None
+        sharded = bool(ranks.sharded_parts(objective))
+        self._ddp = wrap_distributed(objective, device) if distributed and not sharded else None
+        self._buffers = _state_buffers(objective) if distributed and sharded else []
         forward: nn.Module = self._ddp or objective
         self._forward: Forward = torch.compile(forward) if compiled else forward  # type: ignore[assignment]
         self._target = objective.model.target
@@ -81,6 +85,7 @@ class TrainStep:
         else:
             losses = self._accumulate(batches, draws)
         grad_norm = self._grad_norm() if clip is None else nn.utils.clip_grad_norm_(self._parameters, clip)
+        grad_norm = ranks.whole(grad_norm)
         self.updating = True
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -93,6 +98,8 @@ class TrainStep:
 
     def _losses(self, batch: Any, draw: Draw) -> Losses:
         views = self._objective.views(to_device(batch, self._device), draw)
+        for buffer in self._buffers:  # as DDP does
+            dist.broadcast(buffer, 0)
         if not self._autocast:
             return self._forward(views, self._hyper)
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
@@ -115,11 +122,36 @@ class TrainStep:
 
 def wrap_distributed(objective: Objective, device: torch.device) -> DistributedDataParallel:
     """Wrap for gradient averaging; buffers are kept equal only if the model has any that it saves."""
-    has_buffers = any(name in objective.state_dict(keep_vars=True) for name, _ in objective.named_buffers())
+    has_buffers = bool(_state_buffers(objective))
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
     options: dict[str, Any] = {option: has_buffers, "gradient_as_bucket_view": True}
     return DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None, **options)
+
+
+def _state_buffers(objective: nn.Module) -> list[Tensor]:
+    state = objective.state_dict(keep_vars=True)
+    return [buffer for name, buffer in objective.named_buffers() if name in state]
+
+
+def is_sharded(objective: Objective) -> bool:
+    """Whether `fully_shard` was called on parts of the model; its EMA target is then sharded alike.
+
+    Raises:
+        ValueError: Other parts, whose gradients nobody would average over the ranks, are not sharded.
+    """
+    if not ranks.sharded_parts(objective):
+        return False
+    for part in ranks.sharded_parts(objective):
+        part.reshard()
+    whole = [name for name, p in objective.named_parameters() if p.requires_grad and not ranks.is_sharded(p)]
+    if whole:
+        raise ValueError(
+            f"the model is sharded, but {len(whole)} of its trainable parameters are not ({', '.join(whole[:3])}): "
+            "call fully_shard on the modules that hold them, too, before create_trainer"
+        )
+    objective.model.target.shard_alike()
+    return True
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> torch.optim.Optimizer:

@@ -32,7 +32,7 @@ from jepa.trainer import events
 from jepa.trainer.background import in_background
 from jepa.trainer.branching import branch_off, go_back
 from jepa.trainer.callback import Callback, EarlyStopping
-from jepa.trainer.checkpoint import read_checkpoint
+from jepa.trainer.checkpoint import FILE, SHARDED
 from jepa.trainer.control import Command, Control, Evaluate, Fork, Rewind, SaveCheckpoint, Ticket
 from jepa.trainer.events import Sink, as_sinks
 from jepa.trainer.frontend import where
@@ -51,7 +51,7 @@ from jepa.trainer.schedules import plan_steps
 from jepa.trainer.signals import StopOnSignal
 from jepa.trainer.snapshot import as_plain
 from jepa.trainer.status import LIVE, Status
-from jepa.trainer.step import StepResult, TrainStep, check_optimizer
+from jepa.trainer.step import StepResult, TrainStep, check_optimizer, is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ class JEPATrainer:
         self.objective = as_objective(model, objective)
         self.device = torch.device(device) if device else next(self.objective.parameters()).device
         self.objective.to(self.device)
+        self.sharded = is_sharded(self.objective)
         self.optimizer = check_optimizer(optimizer, self.objective)
         self.run = run
         self.val_loader = val_loader
@@ -304,7 +305,7 @@ class JEPATrainer:
         held = self.run is not None and self.run.is_open
         try:
             # Between runs the other ranks may not call this: what it needs of them is asked for while training only.
-            alone = not self.is_live
+            alone = not self.is_live and not self.sharded
             written = self.saver.save(None if path is None else Path(path), alone=alone)
             self.saver.settle(alone=alone, required=True)
             return written
@@ -321,7 +322,7 @@ class JEPATrainer:
             RuntimeError: The run is training; stop it first.
         """
         self._check_idle("load a checkpoint into it")
-        self.lineage.restore(read_checkpoint(path), Path(path))
+        self.lineage.restore(self.lineage.read(Path(path)), Path(path))
         self._spoilt = False
 
     def rewind(self, checkpoint: str | int) -> None:
@@ -374,7 +375,12 @@ class JEPATrainer:
             return path
         if self.run is None:
             raise ValueError("this trainer has no run folder: pass the file to write, save_checkpoint('model.pt')")
-        return self.run.checkpoints.file(self.step)
+        return self.run.checkpoints.file(self.step).with_suffix(self.checkpoint_suffix)
+
+    @property
+    def checkpoint_suffix(self) -> str:
+        """`".pt"`, or `".dcp"` for the folders of a sharded model."""
+        return SHARDED if self.sharded else FILE
 
     # ------------------------------------------------------------------ before training
 
@@ -458,7 +464,7 @@ class JEPATrainer:
             {
                 "objective": {"name": self.objective.name, **self.objective.config()},
                 "architecture": {
-                    name: repr(getattr(self.model, name)) if part is None else part
+                    name: repr(getattr(self.model, name)).replace("FSDP", "") if part is None else part
                     for name, part in self.model.config().items()
                 },
                 "optimizer": type(self.optimizer).__name__,
@@ -648,6 +654,8 @@ class JEPATrainer:
             self.saver.settle(alone=True)  # the other ranks may be elsewhere, or gone
             if self.run is None or self._spoilt or self.saver.saved_step == self.step or self.step == 0:
                 return
+            if self.sharded:
+                raise RuntimeError("the model is sharded, and the other ranks would have to write their parts")
             self.saver.save(alone=True)
             self.saver.settle(alone=True, required=True)
         except Exception as second:

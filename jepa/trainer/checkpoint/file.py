@@ -47,13 +47,17 @@ def write_staged(state: dict[str, Any], path: str | os.PathLike[str]) -> Path:
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint written by `write_checkpoint`, checking every byte and executing none of them.
+    """Read a checkpoint, a file or the folder of a sharded model, checking every byte and executing none of them.
 
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is truncated or damaged, is not a checkpoint of ours, or of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        from jepa.trainer.checkpoint.sharded import read_sharded
+
+        return read_sharded(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path} (looked from {Path.cwd()})")
     try:

@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jepa.files import atomic_path
+from jepa.files import atomic_path, move_aside, remove
 from jepa.trainer.checkpoint.file import CheckpointError, read_checkpoint
+from jepa.trainer.checkpoint.sharded import read_plain
 
-INITIAL, BEST = "initial.pt", "best.pt"
+FILE, SHARDED = ".pt", ".dcp"
 
 
 class CheckpointFolder:
@@ -21,6 +22,7 @@ class CheckpointFolder:
 
     `step-00001200.pt` files, of which the newest few stay; `initial.pt`, where the run began; `best.pt`. What was given
     up by going back to an earlier checkpoint is set aside as `.pt.replaced`, what cannot be read as `.pt.broken`.
+    Those of a sharded model are folders, `step-00001200.dcp`.
 
     Args:
         path: The folder; created by the first `save`.
@@ -36,21 +38,26 @@ class CheckpointFolder:
     @property
     def files(self) -> list[Path]:
         """Checkpoints by step, oldest first; without the initial and the best one."""
-        return sorted(self.path.glob("step-*.pt"), key=_step_of)
+        return sorted((path for suffix in (FILE, SHARDED) for path in self.path.glob(f"step-*{suffix}")), key=_step_of)
 
     @property
     def best(self) -> Path:
         """Where the best checkpoint is, if one was marked."""
-        return self.path / BEST
+        return self._either("best")
 
     @property
     def initial(self) -> Path:
         """Where the state is that the run began with."""
-        return self.path / INITIAL
+        return self._either("initial")
 
     def file(self, step: int) -> Path:
         """Where the checkpoint of `step` is or would be."""
-        return self.path / f"step-{step:08d}.pt"
+        return self._either(f"step-{step:08d}")
+
+    def _either(self, name: str) -> Path:
+        """The file, or the folder of a sharded model if that is what there is."""
+        file, folder = self.path / (name + FILE), self.path / (name + SHARDED)
+        return folder if folder.exists() and not file.exists() else file
 
     def find(self, wanted: str | int | os.PathLike[str]) -> Path:
         """A checkpoint by step or by file name.
@@ -58,12 +65,13 @@ class CheckpointFolder:
         Raises:
             ValueError: There is none; the message names those there are.
         """
-        given = Path(f"step-{wanted:08d}.pt" if isinstance(wanted, int) else wanted)
+        given = Path(self.file(wanted) if isinstance(wanted, int) else wanted)
         path = self.path / given.name
-        inside = given.parent in (Path(), self.path) and path.suffix == ".pt"
-        if not inside or path.is_symlink() or not path.is_file():
+        inside = given.parent in (Path(), self.path) and path.suffix in (FILE, SHARDED)
+        if not inside or path.is_symlink() or not path.exists():
             there = ", ".join(file.name for file in (self.initial, *self.files, self.best) if file.exists())
-            raise ValueError(f"this run has no checkpoint {os.fspath(given)!r}; it has {there or 'none yet'}")
+            name = given.name if inside else os.fspath(given)
+            raise ValueError(f"this run has no checkpoint {name!r}; it has {there or 'none yet'}")
         return path
 
     def keep_only_wanted(self, path: Path, step: int, *, best: bool) -> None:
@@ -71,17 +79,17 @@ class CheckpointFolder:
         if step > 0:  # one that is saved before any training replaces nothing
             self.set_aside_after(step)
         if best:
-            link(path, self.best)
+            remove(self.best.with_suffix(SHARDED if path.suffix == FILE else FILE))
+            link(path, self.best.with_suffix(path.suffix))
         for old in self._unwanted():
             if old != path:
-                with suppress(FileNotFoundError):
-                    old.unlink()
+                remove(old)
 
     def set_aside_after(self, step: int) -> None:
         """Later checkpoints come from a continuation that was given up: they must not be taken for the newest."""
         for later in self.files:
             if _step_of(later) > step:
-                later.replace(later.with_suffix(".pt.replaced"))
+                move_aside(later, ".replaced")
 
     def _unwanted(self) -> Iterator[Path]:
         kept, milestone = set(self.files[-self.keep :]), 0
@@ -91,19 +99,19 @@ class CheckpointFolder:
                 kept.add(file)
                 milestone = step
         yield from (file for file in self.files if file not in kept)
-        replaced = sorted(self.path.glob("step-*.pt.replaced"), key=lambda file: file.stat().st_mtime)
+        replaced = sorted(self.path.glob("step-*.replaced"), key=lambda file: file.stat().st_mtime)
         yield from replaced[: -self.keep]
 
     def remove_leftovers(self) -> None:
         """Remove what was being written when a process was killed; only while nobody writes."""
         for leftover in self.path.glob(".*.tmp"):
             with suppress(OSError):
-                leftover.unlink()
+                remove(leftover)
 
     def newest_valid(
         self, belongs: Callable[[dict[str, Any]], bool] | None = None
     ) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that reads back, with its state.
+        """The newest checkpoint that reads back, with its state (that of a sharded model without sharded tensors).
 
         Broken ones are set aside with a warning; those that do not belong to what the run goes on with are passed over.
         """
@@ -113,7 +121,7 @@ class CheckpointFolder:
             try:
                 if path.is_symlink():
                     raise CheckpointError(f"{path} is a symbolic link, which no trainer writes")
-                state = read_checkpoint(path)
+                state = read_plain(path) if path.is_dir() else read_checkpoint(path)
             except (CheckpointError, OSError) as error:
                 self._set_aside_broken(path, error)
                 continue
@@ -122,10 +130,8 @@ class CheckpointFolder:
         return None
 
     def _set_aside_broken(self, path: Path, error: Exception) -> None:
-        aside = path.with_suffix(".pt.broken")
         try:
-            path.rename(aside)
-            kept = f"kept aside as {aside.name}"
+            kept = f"kept aside as {move_aside(path, '.broken').name}"
         except OSError as second:
             kept = f"it could not be set aside: {second}"
         warnings.warn(f"{error}; {kept}", RuntimeWarning, stacklevel=3)
@@ -134,10 +140,18 @@ class CheckpointFolder:
 def link(source: Path, target: Path) -> None:
     """Let `target` be `source`, too: the same bytes on the disk where it knows hard links."""
     with atomic_path(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        if source.is_dir():
+            shutil.copytree(source, temporary, copy_function=_link_file)
+            remove(target)
+        else:
+            _link_file(source, temporary)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _step_of(path: Path) -> int:

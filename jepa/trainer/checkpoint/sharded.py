@@ -12,19 +12,21 @@ process group included.
 
 from __future__ import annotations
 
+import errno
 import pickle
 import secrets
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from jepa import distributed
-from jepa.files import sync_path
+from jepa.files import fsync, move_aside
 from jepa.trainer.checkpoint.archive import CHUNK_BYTES
 from jepa.trainer.checkpoint.file import CheckpointError, read_checkpoint, write_checkpoint
 from jepa.trainer.ranks import on_every_rank, on_rank_zero
@@ -72,7 +74,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     state = read_checkpoint(path / PLAIN)
     files = state.pop("files", {})
     for name in {LAYOUT, *files, *(file.name for file in path.iterdir())} - {PLAIN}:
-        _check(path / name, files.get(name))
+        _check(path, name, files.get(name))
     return state
 
 
@@ -90,7 +92,7 @@ def read_sharded(path: Path, like: Like | None = None) -> dict[str, Any]:
     try:
         reader = _reader(path, {file.name for file in path.iterdir()})
         shards = {name: _place(name, found, like) for name, found in reader.read_metadata().state_dict_metadata.items()}
-        _load({name: tensor for name, tensor in shards.items() if not tensor.is_meta}, reader, alone=like is None)
+        _load(shards, reader, alone=like is None)
     except (pickle.UnpicklingError, EOFError, AttributeError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); load an earlier checkpoint beside it") from error
     return _join(state, shards)
@@ -100,16 +102,12 @@ def shard_like(state: Mapping[str, Any], like: Like) -> dict[str, Any]:
     """The state with those tensors sharded, each rank keeping its part, that have a sharded one of one's own."""
     from torch.distributed.tensor import distribute_tensor
 
-    shared = dict(state)
+    parts: dict[str, Tensor] = {}
     for name, tensor in _tensors(state):
-        own = None if distributed.is_sharded(tensor) else like(name, tensor.shape)
+        own: Any = None if distributed.is_sharded(tensor) else like(name, tensor.shape)
         if own is not None:
-            own_part: Any = own
-            part = distribute_tensor(
-                tensor.to(own.device), own_part.device_mesh, own_part.placements, src_data_rank=None
-            )
-            shared = _join(shared, {name: part})
-    return shared
+            parts[name] = distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    return _join(state, parts)
 
 
 # ---------------------------------------------------------------------- what is sharded of a state, and what is not
@@ -158,16 +156,16 @@ def _begin(path: Path) -> Path:
 
 
 def _save(shards: dict[str, Any], folder: Path) -> None:
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     try:
-        checkpoint.save(
-            shards, storage_writer=checkpoint.FileSystemWriter(str(folder)), no_dist=not distributed.is_initialized()
-        )
-    except checkpoint.CheckpointException as failed:  # no Exception, and the same on every rank
+        save(shards, storage_writer=FileSystemWriter(str(folder)))
+    except CheckpointException as failed:  # no Exception, and the same on every rank
         error = next(iter(failed.failures.values()))[0]
         if isinstance(error, RuntimeError):  # of torch's own writer, which does not say what the system said
-            raise OSError(None, str(error), str(folder)) from failed
+            raise OSError(errno.EIO, str(error), str(folder)) from failed
         raise error from failed
 
 
@@ -186,50 +184,53 @@ def _checksum(file: Path) -> list[int]:
 
 
 def _complete(plain: dict[str, Any], building: Path, path: Path) -> None:
-    from jepa.trainer.checkpoint.folder import set_aside
-
     write_checkpoint(plain, building / PLAIN)
-    sync_path(building)
+    fsync(building)
     if path.exists():
-        set_aside(path)
+        move_aside(path, ".replaced")
     building.rename(path)
-    sync_path(path.parent)
+    fsync(path.parent)
 
 
 # ---------------------------------------------------------------------- reading
 
 
-def _check(file: Path, expected: list[int] | None) -> None:
-    if expected is None:
-        raise CheckpointError(f"{file} does not belong to the checkpoint that it lies in")
-    if file.is_symlink() or file.parent / file.name != file or not file.is_file():
-        raise CheckpointError(f"{file.parent} is not complete: it has no file {file.name}; load an earlier checkpoint")
+def _check(folder: Path, name: str, expected: list[int] | None) -> None:
+    file = folder / name
+    if expected is None or Path(name).name != name:
+        raise CheckpointError(f"{file} does not belong to the checkpoint in {folder}")
+    if file.is_symlink() or not file.is_file():
+        raise CheckpointError(f"{folder} is not complete: it has no file {name}; load an earlier checkpoint beside it")
     found = _checksum(file)
     if found != list(expected):
         what = f"{found[0]:,} of {expected[0]:,} bytes" if found[0] != expected[0] else "its checksum is wrong"
-        raise CheckpointError(f"{file} is truncated or damaged ({what}); load an earlier checkpoint")
+        raise CheckpointError(f"{file} is truncated or damaged ({what}); load an earlier checkpoint beside {folder}")
 
 
 def _place(name: str, found: Any, like: Like | None) -> Tensor:
-    """Where to read a tensor to; without memory, if the trainer's own has another shape, which is then said."""
+    """Where to read a tensor to."""
     size, dtype = found.size, found.properties.dtype
     own = like(name, size) if like is not None else None
     return torch.empty(size, dtype=dtype) if own is None else torch.empty_like(own, dtype=dtype)
 
 
 def _load(tensors: dict[str, Any], reader: Any, *, alone: bool) -> None:
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        checkpoint.load(tensors, storage_reader=reader, no_dist=alone or not distributed.is_initialized())
-    except checkpoint.CheckpointException as failed:  # no Exception
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is")  # not in use: nobody asked for it
+            load(tensors, storage_reader=reader, no_dist=alone or not distributed.is_initialized())
+    except CheckpointException as failed:  # no Exception
         error = next(iter(failed.failures.values()))[0]
         raise RuntimeError(str(error)) from failed
 
 
 def _reader(path: Path, files: set[str]) -> Any:
     """A reader of these files only, and of tensors only: the one of torch unpickles whatever `.metadata` holds."""
-    from torch.distributed.checkpoint import FileSystemReader, Metadata
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import Metadata
 
     class Reader(FileSystemReader):
         def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -238,7 +239,6 @@ def _reader(path: Path, files: set[str]) -> Any:
             strangers = {str(place.relative_path) for place in layout.storage_data.values()} - files
             if strangers:
                 raise ValueError(f"{LAYOUT} names {', '.join(sorted(strangers))}, which is not of this checkpoint")
-            layout.storage_meta.load_id = self.load_id
             return layout
 
     return Reader(str(path))
@@ -249,6 +249,8 @@ class _LayoutUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The class, if it is one of those."""
+        if module.partition(".")[0] == "pathlib":  # where the folder was when it was written
+            return PurePosixPath
         found = getattr(torch, name, None) if module == "torch" else None
         if name in ALLOWED.get(module, ()) or isinstance(found, torch.dtype):
             return super().find_class(module, name)

@@ -72,6 +72,10 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=run, name="jepa-checkpoint")
         self._thread.start()
 
+    def note(self, written: Written) -> None:
+        """What became of a checkpoint that the caller has written itself, for the next `result`."""
+        self._written = written
+
     def result(self) -> Written | None:
         """Wait for what was begun last; `None` if nothing was, or its result has been taken."""
         if self._thread is not None:
