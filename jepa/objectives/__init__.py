@@ -1,25 +1,60 @@
-"""The JEPA methods, one a file, found by name."""
+"""The JEPA methods, one a file, found by name and imported when asked for."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from jepa.models.jepa import JEPA
-from jepa.objectives.action_conditioned import ActionConditioned
 from jepa.objectives.base import Draw, HyperParameter, Losses, Objective, Views
-from jepa.objectives.ijepa import IJEPA
-from jepa.objectives.lejepa import LeJEPA
-from jepa.objectives.state_pair import StatePair
-from jepa.objectives.vicreg import VICReg
-from jepa.objectives.vjepa import VJEPA
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    cls.name: cls for cls in (StatePair, ActionConditioned, IJEPA, VJEPA, LeJEPA, VICReg)
+if TYPE_CHECKING:
+    from jepa.objectives.action_conditioned import ActionConditioned
+    from jepa.objectives.ijepa import IJEPA
+    from jepa.objectives.lejepa import LeJEPA
+    from jepa.objectives.state_pair import StatePair
+    from jepa.objectives.vicreg import VICReg
+    from jepa.objectives.vjepa import VJEPA
+
+_CLASSES = {  # by name, which is that of the file, too
+    "state_pair": "StatePair",
+    "action_conditioned": "ActionConditioned",
+    "ijepa": "IJEPA",
+    "vjepa": "VJEPA",
+    "lejepa": "LeJEPA",
+    "vicreg": "VICReg",
 }
+
+
+class _Objectives(Mapping[str, type[Objective]]):
+    """All of them by name; each is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> type[Objective]:
+        cls = _CLASSES[name]
+        return getattr(import_module(f"jepa.objectives.{name}"), cls)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _CLASSES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = _Objectives()
+
+
+def __getattr__(name: str) -> Any:
+    found = next((method for method, cls in _CLASSES.items() if cls == name), None)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return OBJECTIVES[found]
 
 
 def get_objective(name: str) -> type[Objective]:
