@@ -16,6 +16,7 @@ import pytest
 from tests.faults import runs
 
 ROOT = Path(__file__).parents[2]
+Mount = Callable[..., Path]
 Life = Callable[..., dict[str, Any]]
 
 
@@ -28,8 +29,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """`mount("-t", "tmpfs", ...)`: mount something on a new folder, or with `on=` on an existing one, for this test."""
+    mounted: list[Path] = []
+
+    def attach(*arguments: str, on: Path | None = None) -> Path:
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("only root can mount a file system")
+        folder = on or tmp_path / f"mount-{len(mounted)}"
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        if "remount" not in ",".join(arguments):
+            mounted.append(folder)
+        return folder
+
+    yield attach
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+
+
+@pytest.fixture
 def life(tmp_path: Path) -> Iterator[Life]:
-    """`life(path, delay=None, writing=False)`: train the run in a child, which is killed after `delay` seconds if given.
+    """`life(path, delay=None, writing=False)`: train the run in a child, and kill it after `delay` seconds if given.
 
     At the end nothing is left of any child, not even a zombie.
     """
@@ -49,7 +72,8 @@ def life(tmp_path: Path) -> Iterator[Life]:
             assert nursery.stdout is not None
             print(json.dumps({"path": str(path), "delay": delay, "writing": writing}), file=nursery.stdin, flush=True)
             answer = json.loads(nursery.stdout.readline() or "null")
-            assert answer is not None and answer["code"] in (0, -9), log.read_text()[-3000:]
+            assert answer, log.read_text()[-3000:]
+            assert answer["code"] in (0, -9), log.read_text()[-3000:]
             return answer
 
         yield live

@@ -33,15 +33,16 @@ def bring_up(path: str, delay: float | None, writing: bool = False) -> dict[str,
     child = os.fork()
     if child == 0:
         _live(Path(path))
-    while True:
+    gone = status = 0
+    while not gone:
+        time.sleep(POLL_SECONDS)
         gone, status = os.waitpid(child, os.WNOHANG)
-        if not gone and delay is not None and time.monotonic() - start > delay and (not writing or _in_a_write(Path(path))):
+        late = delay is not None and time.monotonic() - start > delay
+        if not gone and late and (not writing or _in_a_write(Path(path))):
             os.kill(child, signal.SIGKILL)
             gone, status = os.waitpid(child, 0)
-        if gone:
-            code = os.waitstatus_to_exitcode(status)
-            return {"code": code, "seconds": time.monotonic() - start, "torn": bool(_unfinished(Path(path)))}
-        time.sleep(POLL_SECONDS)
+    code = os.waitstatus_to_exitcode(status)
+    return {"code": code, "seconds": time.monotonic() - start, "torn": bool(_unfinished(Path(path)))}
 
 
 def _live(path: Path) -> None:

@@ -59,7 +59,7 @@ class Draws(Callback):
 
 
 class Hand(Callback):
-    """Sets the learning rate after a step, as a person would: once, and again only if the journal knows nothing of it."""
+    """Sets the learning rate after a step, as a person would: again only if the journal knows nothing of it."""
 
     def __init__(self, step: int = STEPS // 3) -> None:
         self.step = step
@@ -107,6 +107,7 @@ def outcome(checkpoint: Path) -> dict[str, Any]:
     """Everything of a checkpoint that equal runs have in common: all but what depends on the clock."""
     state = read_checkpoint(checkpoint)
     kept = {name: part for name, part in state.items() if name != "journal"}
+    kept["callbacks"] = {name: own for name, own in state["callbacks"].items() if name.startswith("Draws")}
     kept["history"] = {name: column for name, column in state["history"].items() if name not in TIMED}
     return kept
 

@@ -29,6 +29,16 @@ class CopyAfter(Callback):
             shutil.copytree(trainer.run.path, self.target)
 
 
+class Started(Callback):
+    """Notes from which step on a run is trained."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_run_started(self, trainer: JEPATrainer, event: events.RunStarted) -> None:
+        self.steps.append(event.step)
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped, continued, and killed before the next checkpoint."""
@@ -53,6 +63,11 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(content[: int(share * len(content))])
 
 
+def cut_all(path: Path, pattern: str) -> None:
+    for file in (path / "checkpoints").glob(pattern):
+        cut(file, 0.3)
+
+
 def flip(path: Path, place: float) -> None:
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1
@@ -69,6 +84,10 @@ def damage_line(path: Path, number: int) -> None:
     lines = path.read_bytes().splitlines()
     lines[number] = b"\xff\x00\xfe" + lines[number][::-1][5:20]
     path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def add(path: Path, what: bytes) -> None:
+    path.write_bytes(path.read_bytes() + what)
 
 
 def become_folder(path: Path) -> None:
@@ -89,7 +108,7 @@ def leave_behind(path: Path) -> None:
         (path / name).write_bytes(b"half of a f")
 
 
-BROKEN = r"step-00000068.pt .*(truncated or damaged|symbolic link|no checkpoint at).*kept aside as"
+BROKEN = r"kept aside as (step-000000\d\d|initial)\.pt\.broken"
 CHECKPOINTS: dict[str, Damage] = {
     "the newest checkpoint is truncated": lambda path: cut(newest(path), 0.6),
     "the newest checkpoint lacks its last byte": lambda path: newest(path).write_bytes(newest(path).read_bytes()[:-1]),
@@ -98,13 +117,12 @@ CHECKPOINTS: dict[str, Damage] = {
     "the newest checkpoint is another file": lambda path: newest(path).write_bytes(b"PK\x03\x04 not a checkpoint" * 99),
     "a folder is in the place of the newest checkpoint": lambda path: become_folder(newest(path)),
     "a link out of the folder is in the place of the newest checkpoint": lambda path: become_link(newest(path)),
-    "the two newest checkpoints are damaged": lambda path: [cut(file, 0.3) for file in sorted(
-        (path / "checkpoints").glob("step-*.pt"))[-2:]],
-    "all checkpoints are damaged": lambda path: [cut(file, 0.3) for file in (path / "checkpoints").glob("*.pt")],
-}  # fmt: skip
+    "the two newest checkpoints are damaged": lambda path: cut_all(path, "step-0000006[68].pt"),
+    "all checkpoints but the first are damaged": lambda path: cut_all(path, "step-*.pt"),
+}
 OTHERS: dict[str, Damage] = {
     "the last line of the journal is torn": lambda path: tear(path / "journal.jsonl"),
-    "the journal ends in garbage": lambda path: (path / "journal.jsonl").open("ab").write(b"\x00" * 512),
+    "the journal ends in garbage": lambda path: add(path / "journal.jsonl", b"\x00" * 512),
     "the journal is empty": lambda path: (path / "journal.jsonl").write_bytes(b""),
     "the journal is gone": lambda path: (path / "journal.jsonl").unlink(),
     "the status is garbage": lambda path: (path / "status.json").write_bytes(b"\xff{"),
@@ -128,11 +146,21 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_an_undisturbed_one(
     what: str, run: Path, undisturbed: dict[str, Any]
 ) -> None:
     CHECKPOINTS[what](run)
-    with pytest.warns(RuntimeWarning, match=BROKEN):
+    with pytest.warns(RuntimeWarning, match=BROKEN) as told:
         runs.train(run, seed=2)
+    aside = list((run / "checkpoints").glob("*.broken"))
+    assert len(aside) == len(told)
+    assert newest(run).with_suffix(".pt.broken") in aside
     runs.assert_whole(run, undisturbed)
     runs.assert_all_recorded(run, undisturbed)
-    assert newest(run).with_suffix(".pt.broken").exists() or "link" in what
+
+
+def test_a_run_without_any_checkpoint_begins_again_and_says_so(run: Path) -> None:
+    cut_all(run, "*.pt")
+    with pytest.warns(RuntimeWarning, match=BROKEN) as told:
+        one = runs.train(run)
+    assert len(told) == len(list((run / "checkpoints").glob("*.broken"))) == 4
+    assert one.history.steps("loss") == list(range(1, runs.STEPS + 1))
 
 
 @pytest.mark.parametrize("what", OTHERS)
@@ -162,10 +190,9 @@ def test_no_single_line_of_the_journal_can_lose_a_run(run: Path, tmp_path: Path,
         path = shutil.copytree(run, tmp_path / f"line-{number}")
         line = (path / "journal.jsonl").read_text().splitlines()[number]
         damage_line(path / "journal.jsonl", number)
-        steps = []
-        watch = type("Watch", (Callback,), {"on_run_started": lambda self, trainer, event: steps.append(event.step)})()
+        watch = Started()
         runs.train(path, watch, seed=2)
-        assert steps == [STOPPED], f"it went on from elsewhere without the line {line}"
+        assert watch.steps == [STOPPED], f"it went on from elsewhere without the line {line}"
         runs.assert_whole(path, undisturbed)
 
 
