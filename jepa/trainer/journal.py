@@ -98,6 +98,7 @@ class Journal:
         while end is not None:
             start = next((line for line in reversed(self.lines) if line["tick"] < end and "continues" in line), None)
             if start is None:
+                spans.append((0, end))  # the line that began it is damaged
                 break
             spans.append((start["tick"], end))
             end = start["continues"] if start["continues"] is None else min(start["continues"], start["tick"])

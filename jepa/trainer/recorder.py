@@ -97,8 +97,8 @@ class Recorder:
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
         return f"{what}; {kept}; try a lower learning_rate, clip_grad_norm, or look for NaN in that batch"
 
-    def log(self, result: StepResult) -> None:
-        """Write one record of everything since the last one."""
+    def log(self, result: StepResult) -> events.MetricsLogged:
+        """Write one record of everything since the last one, and return it as the event to publish."""
         self.collect()
         trainer = self._trainer
         terms = self._reduced_terms(result)
@@ -116,12 +116,9 @@ class Recorder:
         self._interval = []
         self._logged_step = trainer.step
         self.record(metrics)
-        trainer.publish(
-            events.MetricsLogged(
-                trainer.step, trainer.epoch, metrics, time.time(), trainer.run.segment if trainer.run else 0
-            )
-        )
         self._refresh_status()
+        segment = trainer.run.segment if trainer.run else 0
+        return events.MetricsLogged(trainer.step, trainer.epoch, metrics, time.time(), segment)
 
     def _reduced_terms(self, result: StepResult) -> dict[str, float]:
         if not result.terms:
@@ -173,11 +170,12 @@ class Recorder:
         self.record({"epoch_loss": mean})
         return mean
 
-    def finish(self) -> None:
-        """Record what the last incomplete interval holds."""
+    def finish(self) -> events.MetricsLogged | None:
+        """Record what the last incomplete interval holds, if it holds anything."""
         self.collect()
         if self._last is not None and self._logged_step != self._trainer.step and self._interval:
-            self.log(self._last)
+            return self.log(self._last)
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs so that its records are those of an uninterrupted one."""

@@ -126,6 +126,8 @@ class RunFolder:
                 if not (self.path / name).exists():
                     write_text(self.path / name, text)
             self.checkpoints.remove_leftovers()
+            for leftover in self.path.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
             told = Journal.read(self.journal_path)
             self.tick, self.segment = told.next_tick, told.segments
             self.identity = told.identity or secrets.token_hex(8)
@@ -173,7 +175,7 @@ class RunFolder:
         """Append one record of metrics; the file has it with the next status or checkpoint."""
         if self._metrics is not None:
             head = {"segment": self.segment, "step": step, "epoch": epoch, "time": time.time()}
-            with self._while_training_goes_on():
+            with self._while_training_goes_on(settles=False):
                 self._metrics.append({**head, **metrics}, flush=False)
 
     def flush(self) -> None:
@@ -191,7 +193,7 @@ class RunFolder:
             write_text(self.status_path, json.dumps({**status, **who}), durable=False)
 
     @contextmanager
-    def _while_training_goes_on(self) -> Iterator[None]:
+    def _while_training_goes_on(self, *, settles: bool = True) -> Iterator[None]:
         """A full disk is no reason to end what goes on in memory."""
         try:
             yield
@@ -205,7 +207,7 @@ class RunFolder:
                 )
             self._unwritable = True
         else:
-            self._unwritable = False
+            self._unwritable = self._unwritable and not settles
 
     def close(self) -> None:
         """Let go of the folder; it can be opened again."""
@@ -225,8 +227,11 @@ def _read_config(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no parameters")
+        return found
+    except (yaml.YAMLError, ValueError) as error:
         raise RunConflictError(
             f"{path} cannot be read ({error}), so nothing says what this run is; choose another run= name, or remove "
             "the file to go on with the parameters given now"

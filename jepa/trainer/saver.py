@@ -81,12 +81,13 @@ class Saver:
             self._clock = time.monotonic()
             self._trainer.control.submit(SaveCheckpoint(), source="clock")
 
-    def save(self, path: Path | None = None, *, alone: bool = False) -> Path:
+    def save(self, path: Path | None = None, *, alone: bool = False, generator: torch.Tensor | None = None) -> Path:
         """Take the state of now, and have it written to `path` or into the run folder.
 
         Args:
             path: The file; in the run folder by default.
             alone: Ask nothing of the other ranks.
+            generator: State of torch's own generator, in place of its present one.
 
         Returns:
             Where the file will be.
@@ -95,7 +96,8 @@ class Saver:
         self.settle(alone=alone)
         trainer.recorder.collect(alone=alone)  # never keep weights whose loss was not finite
         target = trainer.checkpoint_path(path)
-        randomness = [random_state()] if alone else distributed.gather_objects(random_state())
+        own = random_state() if generator is None else {**random_state(), "torch": generator}
+        randomness = [own] if alone else distributed.gather_objects(own)
         self._number += 1
         self._pending = True
         if trainer.sharded:
@@ -181,8 +183,8 @@ class Saver:
         """
         if not self._pending:
             return
+        written = self._writer.result()  # an interrupt of this wait leaves it to the next call
         self._pending = False
-        written = self._writer.result()
         if not alone:
             written = distributed.broadcast_object(written)
         if written is not None:

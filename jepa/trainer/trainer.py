@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from jepa import distributed
 from jepa.config.schema import TrainerConfig
@@ -139,6 +140,7 @@ class JEPATrainer:
         self.batches_drawn = 0  # in the run
         self.moved = False  # to another place in the data, by going back to a checkpoint
         self._spoilt = False
+        self._generator: Tensor | None = None  # torch's, as it was before the step in progress
         self._error: BaseException | None = None
         self._trace = ""
         self._source: BatchSource | None = None
@@ -559,6 +561,7 @@ class JEPATrainer:
         seed, drawn = self.config.seed, self.batches_drawn
         draws = [Draw(seed, drawn + index, self.rank, self.world_size) for index in range(len(window))]
         self.rates.apply(self.step)
+        self._generator = torch.get_rng_state()  # a microsecond
         result = self._train_step(
             window, draws, ema_momentum=self.rates.ema_momentum(self.step), clip=self.rates.clip(self.step)
         )
@@ -566,6 +569,7 @@ class JEPATrainer:
         self.batches_drawn += len(window)
         self.batches_done += len(window)
         self.step += 1
+        self._generator = None
         self.rates.after_step()
         self._train_step.updating = False
         self.gate.step_taken()
@@ -573,10 +577,12 @@ class JEPATrainer:
 
     def _after_step(self, result: StepResult, batches: int) -> None:
         self.recorder.add(result, batches)
+        due = self.step % self.config.log_every == 0 or self.step == 1
+        logged = self.recorder.log(result) if due else None  # before a callback may end the run
         if self.listeners.want_steps:
             self.publish(events.StepEnded(self.step, self.epoch, result.loss, result.terms))
-        if self.step % self.config.log_every == 0 or self.step == 1:
-            self.recorder.log(result)
+        if logged is not None:
+            self.publish(logged)
             if self.run is not None:
                 self.saver.ask_when_due()
 
@@ -622,8 +628,10 @@ class JEPATrainer:
 
     def _end(self, state: str) -> None:
         # The interval of a stopped run is completed when it goes on.
-        more = state == "finished" and self.recorder.finish()
-        if self.run is not None and (more or self.saver.saved_step != self.step):
+        last = self.recorder.finish() if state == "finished" else None
+        if last is not None:
+            self.publish(last)
+        if self.run is not None and (last is not None or self.saver.saved_step != self.step):
             self.saver.save()
         self.saver.settle(required=True)
         self.journal("RunEnded", state=state)
@@ -656,7 +664,7 @@ class JEPATrainer:
                 return
             if self.sharded:
                 raise RuntimeError("the model is sharded, and the other ranks would have to write their parts")
-            self.saver.save(alone=True)
+            self.saver.save(alone=True, generator=self._generator)
             self.saver.settle(alone=True, required=True)
         except Exception as second:
             warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)

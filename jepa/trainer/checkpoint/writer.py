@@ -38,6 +38,7 @@ class BackgroundWriter:
     def __init__(self) -> None:
         self._staging = Staging()
         self._thread: threading.Thread | None = None
+        self._done = threading.Event()
         self._written: Written | None = None
 
     def begin(
@@ -67,8 +68,10 @@ class BackgroundWriter:
             except Exception as failure:  # handed over to who asks for the result
                 error = failure
             self._written = Written(path, step, time.perf_counter() - start, error)
+            self._done.set()
             then()
 
+        self._done.clear()
         self._thread = threading.Thread(target=run, name="jepa-checkpoint")
         self._thread.start()
 
@@ -79,6 +82,7 @@ class BackgroundWriter:
     def result(self) -> Written | None:
         """Wait for what was begun last; `None` if nothing was, or its result has been taken."""
         if self._thread is not None:
+            self._done.wait()  # an interrupted `join` takes the thread for one that has ended
             self._thread.join()
         self._thread, written, self._written = None, self._written, None
         return written
