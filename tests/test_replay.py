@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_killed_and_planned_anew_is_repeated(
     class Die(Callback):
         def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
             if event.step == 16:
-                trainer._spoilt = True  # no rescue: as after a kill
+                trainer.saver.saved_step = trainer.step  # nothing is rescued, as after a kill
                 raise KeyboardInterrupt
 
     first = make(callbacks=[At({8: [Set("learning_rate", 2e-3)], 9: [Stop()]})])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.files import JSONLines
-from jepa.trainer.checkpoint import link, read_checkpoint, read_plain
+from jepa.trainer.checkpoint import CheckpointFolder, link, read_checkpoint, read_plain
 from jepa.trainer.journal import Journal
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder
@@ -23,17 +23,26 @@ COPIED = ("config.yaml", "experiment.yaml")
 
 
 def go_back(trainer: JEPATrainer, path: Path) -> None:
-    """Give a trainer the state of a checkpoint of its run (training thread, or no thread).
+    """Give a trainer the state of a checkpoint of its run (training thread, or no thread; on every rank).
 
     Raises:
         CheckpointError: The file is damaged or does not fit; nothing was changed.
     """
     trainer.saver.settle(alone=not trainer.is_live)
-    state = trainer.lineage.read(path)
+    state = trainer.lineage.read_together(path) if trainer.is_live else trainer.lineage.read(path)
     total = trainer.total_steps
     trainer.lineage.restore(state, path)
+    if trainer.rank == 0:
+        keep_by_step(trainer.folder_for("rewind").checkpoints, path, trainer.step)
     if trainer.is_live:
-        trainer.lineage.go_on(state, total)
+        trainer.lineage.go_on(total)
+
+
+def keep_by_step(checkpoints: CheckpointFolder, path: Path, step: int) -> None:
+    """What a run goes on from is found again by its step, even if that was the best checkpoint, whose name moves on."""
+    target = checkpoints.file(step).with_suffix(path.suffix)
+    if step > 0 and path != target and not target.exists():
+        link(path, target)
 
 
 def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -> Path:
@@ -46,16 +55,26 @@ def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -
 
     Returns:
         The new folder.
+
+    Raises:
+        OSError: The folder cannot be written; the trainer goes on in its own.
     """
-    parent = trainer.folder_for("fork")
+    parent, lineage = trainer.folder_for("fork"), trainer.lineage
+    trainer.saver.settle(alone=not trainer.is_live)
     origin = trainer.save_checkpoint() if checkpoint is None else parent.checkpoints.find(checkpoint)
     folder, copy = on_rank_zero(lambda: _fork(parent.path, name, origin.name))
-    trainer.journal("Forked", name=name, checkpoint=origin.name)
-    trainer.lineage.move_to(folder, copy)
+    try:
+        on_rank_zero(lambda: lineage.open(parent, None))
+        trainer.journal("Forked", durable=False, name=name, checkpoint=origin.name)
+        lineage.move_to(folder, copy)
+    except BaseException:
+        if trainer.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if checkpoint is not None:
         go_back(trainer, copy)
     elif trainer.is_live:
-        trainer.lineage.say_branched()
+        lineage.say_branched()
     return folder
 
 
@@ -110,7 +129,8 @@ def _origin(parent: RunFolder, checkpoint: str | int | None) -> tuple[Path, dict
     if checkpoint is not None:
         path = parent.checkpoints.find(checkpoint)
         return path, read_plain(path) if path.is_dir() else read_checkpoint(path)
-    found = parent.checkpoints.newest_valid()
+    told = Journal.read(parent.journal_path)
+    found = parent.checkpoints.newest_valid(parent.leads_on_from(told), set_aside=False)
     if found is None:
         raise ValueError(f"run {parent.name!r} in {parent.path.parent} has no checkpoint to begin from")
     return found
@@ -126,7 +146,7 @@ def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str,
     for name in COPIED:
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, folder.path / name)
-    told, stamp = Journal.read(parent.journal_path), state.get("journal")
+    told, stamp = Journal.read(parent.journal_path), state.get("journal") or {}
     tick = told.tick_of(stamp)
     line = {
         "tick": 0,
@@ -138,7 +158,7 @@ def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str,
         "checkpoint": path.name,
         "continues": None,
         "run": secrets.token_hex(8),
-        "origin": stamp or {},
+        "origin": {key: stamp.get(key) for key in ("run", "tick")},
         "repeats": [edit.as_data() for edit in told.edits(tick)] if tick is not None else [],
         "plans": [list(plan) for plan in told.plans(tick)] if tick is not None else [],
     }

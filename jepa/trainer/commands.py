@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import control, events
@@ -50,31 +51,39 @@ class CommandTable:
         while waiting:
             ticket = waiting.pop(0)
             try:
-                if isinstance(ticket.command, control.Settle):
-                    self._settle(ticket)
-                else:
-                    self._apply_one(ticket)
-            except (ValueError, OSError, TypeError, CheckpointError) as error:
-                self._refuse(ticket, error)
-            except BaseException as error:  # it ends the run, and nobody may wait for an answer for ever
-                for unanswered in (ticket, *waiting):
+                self._apply_one(ticket)
+            except BaseException as error:
+                refused = (ValueError, OSError, TypeError, CheckpointError)
+                if isinstance(error, refused) and not isinstance(ticket.command, control.Settle):
+                    self._refuse(ticket, error)
+                    continue
+                for unanswered in (ticket, *waiting):  # it ends the run, and nobody may wait for an answer for ever
                     unanswered.refuse(self._trainer.step, error)
                 raise
 
     def _apply_one(self, ticket: Ticket) -> None:
-        trainer = self._trainer
-        if type(ticket.command) not in self._prepare:
-            raise TypeError(f"{type(ticket.command).__name__} is not a command that can be applied")
-        result, effect = self._prepare[type(ticket.command)](ticket.command)
-        trainer.journal("CommandApplied", command=ticket.command.as_data(), source=ticket.source, result=result)
-        value = effect() if self._counts(ticket) else None
+        trainer, command = self._trainer, ticket.command
+        if isinstance(command, control.Settle):
+            if trainer.saver.is_pending(command.number):
+                trainer.saver.settle()
+            return
+        if type(command) not in self._prepare:
+            raise TypeError(f"{type(command).__name__} is not a command that can be applied")
+        result, effect = self._prepare[type(command)](command)
+        data, source, counts = command.as_data(), ticket.source, self._counts(ticket)
+        told = "CommandApplied" if counts else "CommandIgnored"
+        on_rank_zero(lambda: trainer.journal(told, command=data, source=source, result=result))
+        value = effect() if counts else None
         step, epoch = trainer.step, trainer.epoch
 
         def applied(ticket: Ticket) -> None:
-            trainer.publish(events.CommandApplied(step, epoch, ticket.command.as_data(), ticket.source, result))
-            ticket.complete(step, result, value)
+            try:
+                if counts:
+                    trainer.publish(events.CommandApplied(step, epoch, data, source, result))
+            finally:
+                ticket.complete(step, result, value)
 
-        if isinstance(ticket.command, control.SaveCheckpoint):
+        if isinstance(command, control.SaveCheckpoint):
             trainer.saver.when_written(Asked(ticket, applied, self._refuse))
         else:
             applied(ticket)
@@ -84,12 +93,6 @@ class CommandTable:
         harmless = (control.SaveCheckpoint, control.Evaluate, control.Inspect)
         outside = ticket.source in ("journal", "signal", "exit")
         return self._gate.until is None or outside or isinstance(ticket.command, harmless)
-
-    def _settle(self, ticket: Ticket) -> None:
-        saver, command = self._trainer.saver, ticket.command
-        assert isinstance(command, control.Settle)
-        if saver.is_pending(command.number):
-            saver.settle()
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         trainer, data = self._trainer, ticket.command.as_data()
@@ -110,16 +113,22 @@ class CommandTable:
 
     def _rewind(self, command: control.Rewind) -> Prepared:
         trainer = self._trainer
-        path = trainer.folder_for("rewind").checkpoints.find(command.checkpoint)
+        path = self._find(command.checkpoint)
         return {"path": str(path)}, lambda: go_back(trainer, path)
 
     def _fork(self, command: control.Fork) -> Prepared:
         trainer = self._trainer
         folder = trainer.folder_for("fork")
         path = on_rank_zero(lambda: folder_of_fork(folder, command.name))  # rank 0 is the one that will make it
-        if command.checkpoint is not None:
-            folder.checkpoints.find(command.checkpoint)
-        return {"path": str(path)}, lambda: branch_off(trainer, command.name, command.checkpoint)
+        origin = None if command.checkpoint is None else self._find(command.checkpoint).name
+        return {"path": str(path)}, lambda: branch_off(trainer, command.name, origin)
+
+    def _find(self, checkpoint: str | int) -> Path:
+        """A checkpoint of the run; one that is being written is there when this returns."""
+        trainer = self._trainer
+        folder = trainer.folder_for("go back to")
+        trainer.saver.settle()
+        return on_rank_zero(lambda: folder.checkpoints.find(checkpoint))
 
     def _evaluate(self, command: control.Evaluate) -> Prepared:
         trainer = self._trainer

@@ -79,10 +79,10 @@ class Rewind(Command):
     """Go back to a checkpoint of this run and on from there; what was recorded after it stays in the files.
 
     Args:
-        checkpoint: File name in the run's `checkpoints/`, such as `"step-00000200.pt"` or `"initial.pt"`.
+        checkpoint: Its step, or its file name in the run's `checkpoints/`, such as `"initial.pt"`.
     """
 
-    checkpoint: str
+    checkpoint: str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Fork(Command):
     """
 
     name: str
-    checkpoint: str | None = None
+    checkpoint: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,11 @@ class Gate:
         self._paused = self.stopping = False
         self._allowed = None
 
+    @property
+    def edits(self) -> list[Edit]:
+        """Edits that are still to be made again."""
+        return list(self._edits)
+
     def repeat(self, edits: Sequence[Edit]) -> None:
         """Make edits again when their steps come: those made after the checkpoint that a run goes on from."""
         self._edits = deque(sorted(edits, key=lambda edit: edit.step))

@@ -96,12 +96,11 @@ class RunHandle:
 
     def rewind(self, checkpoint: str | int) -> Ticket:
         """Go back to a checkpoint of this run, by its step or file name, and on from there; see `trainer.rewind`."""
-        return self._submit(Rewind(self._trainer.folder_for("rewind").checkpoints.find(checkpoint).name))
+        return self._submit(Rewind(checkpoint))
 
     def fork(self, name: str, checkpoint: str | int | None = None) -> Ticket:
         """Go on in a new run folder beside this one, from a checkpoint or from here; see `trainer.fork`."""
-        folder = self._trainer.folder_for("fork")
-        return self._submit(Fork(name, None if checkpoint is None else folder.checkpoints.find(checkpoint).name))
+        return self._submit(Fork(name, checkpoint))
 
     def evaluate(self) -> Ticket:
         """Run the validation data now."""

@@ -45,7 +45,7 @@ class Journal:
     """
 
     def __init__(self, lines: Sequence[Line] = ()) -> None:
-        self.lines = [line for line in lines if isinstance(line.get("tick"), int)]
+        self.lines = [line for line in lines if isinstance(line.get("tick"), int) and _continues_sanely(line)]
 
     @classmethod
     def read(cls, path: Path) -> Journal:
@@ -85,11 +85,13 @@ class Journal:
             stamp: `run`, the identity of the run that wrote the checkpoint, and `tick`, its next line then.
             identity: Of this run, where the journal does not say so yet.
         """
-        if not stamp:
+        run, tick = (stamp or {}).get("run"), (stamp or {}).get("tick")
+        if not run or not isinstance(tick, int):
             return None
-        if stamp["run"] == (self.identity or identity):
-            return stamp["tick"]
-        return self.origin[1] if self.origin is not None and self.origin[0] == dict(stamp) else None
+        if run == (self.identity or identity):
+            return tick
+        origin = self.origin
+        return origin[1] if origin is not None and origin[0] == {"run": run, "tick": tick} else None
 
     def spans(self, tick: int | None = None) -> list[tuple[int, int]]:
         """The ticks `first <= t < end` of the lines that led to the state before line `tick`, oldest span first."""
@@ -117,7 +119,7 @@ class Journal:
         """The edits that led to the state before line `tick`, in order."""
         edits: list[Edit] = []
         for line in self.led_to(tick):
-            edits += [edit for data in line.get("repeats", ()) if (edit := _edit(data)) is not None]
+            edits += read_edits(line.get("repeats"))
             if line.get("event") not in ("CommandApplied", "CommandRefused") or line.get("source") == "journal":
                 continue
             edit = _edit(line)
@@ -138,6 +140,16 @@ class Journal:
                 if not plans or plans[-1].total_steps != total:
                     plans.append(Plan(step, total))
         return plans
+
+
+def _continues_sanely(line: Line) -> bool:
+    return isinstance(line.get("continues"), int | None)
+
+
+def read_edits(lines: Any) -> list[Edit]:
+    """Edits from their data; what is none is left out."""
+    found = [_edit(line) for line in lines if isinstance(line, Mapping)] if isinstance(lines, list | tuple) else []
+    return [edit for edit in found if edit is not None]
 
 
 def _edit(line: Line) -> Edit | None:

@@ -134,7 +134,7 @@ def perform(score: Score, trainer: JEPATrainer, loader: Any) -> Replay:
 def follow(score: Score, trainer: JEPATrainer) -> None:
     """Let a trainer begin where a run began, and be steered by that run's journal alone until its end."""
     trainer.lineage.restore(score.initial, score.checkpoint)
-    trainer.gate.repeat(score.edits)
+    trainer.lineage.follow(score.edits)
     trainer.gate.until = score.step
 
 

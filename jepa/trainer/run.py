@@ -98,7 +98,7 @@ class RunFolder:
         """What tells whether a checkpoint's state is one that this run went through on its way to the present."""
 
         def belongs(state: Mapping[str, Any]) -> bool:
-            tick = self.tick_of(state.get("journal"))
+            tick = told.tick_of(state.get("journal"), self.identity)
             return tick is None or not told.lines or told.leads_on_from(tick)
 
         return belongs

@@ -4,7 +4,7 @@
 
     save -> the state is copied -> training goes on while a thread writes -> Settle (a command) -> settle -> announced
 
-A write that fails does not end the training: it is said, and the next checkpoint tries again.
+Where the disk refuses, training goes on: it is said, and the next checkpoint tries again.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ class Saver:
         self._writer = BackgroundWriter()
         self._number = 0  # of the checkpoint begun last; the same on every rank
         self._pending = False
+        self._marks_best = False  # what is being written
         self._asked: Asked | None = None
         self._improved = False
+        self._best_before = float("inf")
         self._clock = time.monotonic()
         self.last: Path | None = None
         self.saved_step = -1
@@ -73,7 +75,7 @@ class Saver:
     def observe(self, value: float) -> None:
         """An epoch's value of the metric that tells the best checkpoint."""
         if value < self.best:
-            self.best, self._improved = value, True
+            self._best_before, self.best, self._improved = self.best, value, True
 
     def ask_when_due(self) -> None:
         """Ask for a checkpoint when there was none for long; one clock decides, and all ranks hear of it."""
@@ -98,12 +100,12 @@ class Saver:
         target = trainer.checkpoint_path(path)
         own = random_state() if generator is None else {**random_state(), "torch": generator}
         randomness = [own] if alone else distributed.gather_objects(own)
-        self._number += 1
+        self._number += not alone  # the same on every rank
         self._pending = True
         if trainer.sharded:
             self._write_together(target, randomness, in_folder=path is None)
         elif trainer.rank == 0:
-            self._begin(target, randomness, in_folder=path is None)
+            self._begin(target, randomness, in_folder=path is None, announced=not alone)
         if path is None:
             self.saved_step = trainer.step
         return target
@@ -118,8 +120,8 @@ class Saver:
         assert folder is not None
         self.save(folder.checkpoints.initial.with_suffix(self._trainer.checkpoint_suffix))
 
-    def _begin(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool) -> None:
-        trainer, number, best = self._trainer, self._number, self._improved
+    def _begin(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool, announced: bool) -> None:
+        trainer, number, best = self._trainer, self._number, in_folder and self._improved
         step, folder = trainer.step, trainer.run
         weights = [name for name, _ in trainer.objective.named_parameters()]
 
@@ -130,15 +132,13 @@ class Saver:
             if in_folder and folder is not None:
                 folder.checkpoints.keep_only_wanted(target, step, best=best)
 
+        def then() -> None:
+            if announced:
+                trainer.control.submit(Settle(number), source="writer")
+
         self._open(in_folder=in_folder)
-        self._improved = self._improved and not in_folder
-        self._writer.begin(
-            take_snapshot(trainer, randomness),
-            target,
-            step,
-            write,
-            lambda: trainer.control.submit(Settle(number), source="writer"),
-        )
+        self._marks_best, self._improved = best, self._improved and not in_folder
+        self._writer.begin(take_snapshot(trainer, randomness), target, step, trainer.epoch, write, then)
 
     def _open(self, *, in_folder: bool) -> None:
         trainer, folder = self._trainer, self._trainer.run
@@ -150,7 +150,7 @@ class Saver:
     def _write_together(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool) -> None:
         """A sharded model: every rank writes its part, and training waits for all of them."""
         trainer, start, error = self._trainer, time.perf_counter(), None
-        step, folder, best = trainer.step, trainer.run, self._improved
+        step, folder, best = trainer.step, trainer.run, in_folder and self._improved
         names = [name for name, _ in trainer.objective.named_parameters()]
         try:
             on_rank_zero(lambda: self._open(in_folder=in_folder))
@@ -161,8 +161,8 @@ class Saver:
                 on_rank_zero(lambda: folder.checkpoints.keep_only_wanted(target, step, best=best))
         except Exception as failure:  # said by `settle`, as of any checkpoint
             error = failure
-        self._improved = self._improved and not in_folder
-        self._writer.note(Written(target, step, time.perf_counter() - start, error))
+        self._marks_best, self._improved = best, self._improved and not in_folder
+        self._writer.note(Written(target, step, trainer.epoch, time.perf_counter() - start, error))
         if trainer.rank == 0:
             trainer.control.submit(Settle(self._number), source="writer")
 
@@ -192,14 +192,15 @@ class Saver:
 
     def _announce(self, written: Written, *, required: bool) -> None:
         trainer, (asked, self._asked) = self._trainer, (self._asked, None)
-        initial = trainer.run is not None and written.path == trainer.run.checkpoints.initial
         if written.error is not None:
             self._failed(written, asked, required=required)
-        else:
-            if not initial:
+            return
+        try:
+            if written.path.stem != "initial":
                 self.last = written.path
                 trainer.journal("CheckpointSaved", step=written.step, durable=False, path=self._shown(written.path))
-                trainer.publish(events.CheckpointSaved(written.step, trainer.epoch, written.path, written.seconds))
+                trainer.publish(events.CheckpointSaved(written.step, written.epoch, written.path, written.seconds))
+        finally:
             if asked is not None:
                 asked.applied(asked.ticket)
 
@@ -211,6 +212,8 @@ class Saver:
         assert error is not None
         if self.saved_step == written.step:
             self.saved_step = -1
+        if self._marks_best:
+            self.best = self._best_before
         if isinstance(error, NonFiniteLossError):
             error = NonFiniteLossError(trainer.recorder.advice(str(error)))
         if asked is not None:
@@ -218,6 +221,8 @@ class Saver:
         if isinstance(error, NonFiniteLossError) or not isinstance(error, OSError):
             raise error
         kept = f"the last good one is {self.last}" if self.last else "there is no other one yet"
+        if written.path.stem == "initial":
+            kept = "without the state that it began with, this run cannot be replayed"
         sentence = f"no checkpoint could be written at step {written.step}: {error}; {kept}"
         self._clock = time.monotonic() - CHECKPOINT_SECONDS + RETRY_SECONDS
         trainer.journal("CheckpointFailed", step=written.step, durable=False, error=str(error))

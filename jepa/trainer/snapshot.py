@@ -39,7 +39,7 @@ def take_snapshot(trainer: JEPATrainer, randomness: list[dict[str, Any]]) -> dic
         "history": trainer.history.state_dict(),
         "best": trainer.saver.best,
         "callbacks": trainer.listeners.state_dict(),
-        "journal": {"run": run.identity, "tick": run.tick} if (run := trainer.run) is not None else None,
+        "journal": trainer.lineage.stamp,
         "data": trainer.lineage.data_size,
     }
 
@@ -50,6 +50,8 @@ def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str
     Raises:
         CheckpointError: It is of another objective, model or optimizer; nothing was changed.
     """
+    if lacking := [key for key in WANTED if key not in state]:
+        raise CheckpointError(f"{origin} was not written by a trainer: it has no {', '.join(lacking)}")
     name = state["objective"]["name"]
     if name != trainer.objective.name:
         raise CheckpointError(
@@ -93,6 +95,10 @@ def own_shards(trainer: JEPATrainer) -> Like:
     return like
 
 
+WANTED = (
+    *("architecture", "objective", "config", "objective_state", "optimizer_name", "optimizer", "scheduler", "rates"),
+    *("position", "random", "recorder", "history", "best", "callbacks"),
+)
 POSITION = ("step", "epoch", "batches_done", "batches_drawn", "total_steps")
 
 

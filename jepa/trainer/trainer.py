@@ -15,7 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -139,7 +139,7 @@ class JEPATrainer:
         self.batches_done = 0  # in this epoch
         self.batches_drawn = 0  # in the run
         self.moved = False  # to another place in the data, by going back to a checkpoint
-        self._spoilt = False
+        self.spoilt = False
         self._generator: Tensor | None = None  # torch's, as it was before the step in progress
         self._error: BaseException | None = None
         self._trace = ""
@@ -304,6 +304,8 @@ class JEPATrainer:
             target = None if path is None else Path(path).absolute()
             ticket = self.submit(SaveCheckpoint(target))
             return Path(ticket.result()["path"])
+        if path is None:
+            self._check_worth_keeping()
         held = self.run is not None and self.run.is_open
         try:
             # Between runs the other ranks may not call this: what it needs of them is asked for while training only.
@@ -312,8 +314,24 @@ class JEPATrainer:
             self.saver.settle(alone=alone, required=True)
             return written
         finally:
+            if not self.is_live:
+                self.saver.close()
             if self.run is not None and not held:
                 self.run.close()
+
+    def _check_worth_keeping(self) -> None:
+        """Raise a RuntimeError where the present state must not become that of the run."""
+        if self.spoilt:
+            raise RuntimeError(
+                "the weights are not finite, or in the middle of an update: train goes on from the last good "
+                "checkpoint; to keep them all the same, pass a path outside of the run"
+            )
+        known = self.run is not None and self.run.journal_path.exists()
+        if known and self.lineage.is_fresh:
+            raise RuntimeError(
+                f"{self.run} has been trained before, and this trainer has not taken it up: train, or load_checkpoint, "
+                "first; to keep these weights, pass a path outside of the run"
+            )
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Take everything back from a checkpoint; the next `train` or `start` goes on from there.
@@ -325,7 +343,6 @@ class JEPATrainer:
         """
         self._check_idle("load a checkpoint into it")
         self.lineage.restore(self.lineage.read(Path(path)), Path(path))
-        self._spoilt = False
 
     def rewind(self, checkpoint: str | int) -> None:
         """Go back to a checkpoint of this run: one that trains goes on from there at once, another with the next call.
@@ -336,11 +353,13 @@ class JEPATrainer:
         Raises:
             ValueError: There is no such checkpoint.
         """
-        path = self.folder_for("rewind").checkpoints.find(checkpoint)
-        if self.is_live and threading.get_ident() != self._thread_id:
-            self.submit(Rewind(path.name)).result()
-        else:
-            go_back(self, path)
+        folder = self.folder_for("rewind")
+        if not self.is_live:
+            go_back(self, folder.checkpoints.find(checkpoint))
+            return
+        ticket = self.submit(Rewind(checkpoint))
+        if threading.get_ident() != self._thread_id:  # a callback's wish is granted after the step
+            ticket.result()
 
     def fork(self, name: str, checkpoint: str | int | None = None) -> Path:
         """Go on in a new run folder beside this one, which stays as it is and can be continued itself.
@@ -356,10 +375,12 @@ class JEPATrainer:
             ValueError: The name is taken, or there is no such checkpoint.
         """
         folder = self.folder_for("fork")
-        at = None if checkpoint is None else folder.checkpoints.find(checkpoint).name
-        if self.is_live and threading.get_ident() != self._thread_id:
-            return Path(self.submit(Fork(name, at)).result()["path"])
-        return branch_off(self, name, at)
+        if not self.is_live:
+            return branch_off(self, name, None if checkpoint is None else folder.checkpoints.find(checkpoint).name)
+        ticket = self.submit(Fork(name, checkpoint))
+        if threading.get_ident() != self._thread_id:
+            ticket.result()
+        return folder.path.parent / name
 
     def folder_for(self, wish: str) -> RunFolder:
         """The run folder.
@@ -440,15 +461,15 @@ class JEPATrainer:
             )
 
     def _continue_run(self, size: DataSize | None) -> None:
-        if self.run is not None and self.lineage.take_up(self.run, size, spoilt=self._spoilt):
-            self._spoilt = False
-        if self._spoilt:
+        if self.run is not None:
+            self.lineage.take_up(self.run, size)
+        if self.spoilt:
             warnings.warn(
                 "the last run broke in the middle of an update or with a loss that is not finite, and there is no "
                 "checkpoint to go back to: this one goes on with the weights as they are",
                 stacklevel=5,
             )
-            self._spoilt = False
+            self.spoilt = False
         self.lineage.check_same_data(size)
 
     def describe(self, size: DataSize | None = None) -> dict[str, Any]:
@@ -643,9 +664,11 @@ class JEPATrainer:
         self._error = error
         self._trace = "".join(traceback.format_exception(error))
         torn = self._train_step is not None and self._train_step.updating
-        self._spoilt = torn or isinstance(error, NonFiniteLossError)
-        self._rescue()
-        self.state = "failed"  # whatever else goes wrong here
+        self.spoilt = torn or isinstance(error, NonFiniteLossError)
+        try:
+            self._rescue()
+        finally:
+            self.state = "failed"  # whatever else goes wrong here
         for say in (
             lambda: self.journal("RunFailed", error=f"{type(error).__name__}: {error}"),
             lambda: self.set_state("failed"),
@@ -660,7 +683,7 @@ class JEPATrainer:
         """Keep the work done so far, unless the weights are bad or in the middle of an update."""
         try:
             self.saver.settle(alone=True)  # the other ranks may be elsewhere, or gone
-            if self.run is None or self._spoilt or self.saver.saved_step == self.step or self.step == 0:
+            if self.run is None or self.spoilt or self.saver.saved_step == self.step or self.step == 0:
                 return
             if self.sharded:
                 raise RuntimeError("the model is sharded, and the other ranks would have to write their parts")
@@ -671,15 +694,19 @@ class JEPATrainer:
 
     def _let_go(self) -> None:
         LIVE_TRAINERS.discard(self)
-        self.gate.close(others_are_here=self.state != "failed")
-        self.saver.close()
-        for source in (self._source, self._validation):
-            if isinstance(source, DataLoaderSource):
-                source.close()
-        if self.run is not None:
-            self.run.close()
-        self._refuse_queued()
-        self.ended.set()
+        self.lineage.note_end()
+        with (
+            ExitStack() as last_things
+        ):  # whatever goes wrong with one of them, the others are done; the last one first
+            last_things.callback(self.ended.set)
+            last_things.callback(self._refuse_queued)
+            if self.run is not None:
+                last_things.callback(self.run.close)
+            for source in (self._source, self._validation):
+                if isinstance(source, DataLoaderSource):
+                    last_things.callback(source.close)
+            last_things.callback(self.saver.close)
+            last_things.callback(self.gate.close, others_are_here=self.state != "failed")
 
     def _refuse_queued(self) -> None:
         for ticket in self.control.drain():

@@ -175,7 +175,7 @@ def test_impossible_wishes_are_refused_and_change_nothing(make_trainer: MakeTrai
     while run.state != "paused":
         pass
     for ask, match in (
-        (lambda: run.rewind(5), "no checkpoint 'step-00000005.pt'; it has initial.pt"),
+        (lambda: run.rewind(5).result(), "no checkpoint 'step-00000005.pt'; it has initial.pt"),
         (lambda: trainer.submit(Rewind("../../x.pt")).result(), "no checkpoint"),
         (lambda: run.fork("a").result(), "already a run 'a'"),
         (lambda: run.fork("../x").result(), "plain name"),

@@ -47,7 +47,7 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_checkpoint({"x": 1}, tmp_path / "a.pt")
     before = path.read_bytes()
-    with pytest.raises((AttributeError, pickle.PicklingError), match=r"[Cc]an't (pickle|get) local object"):
+    with pytest.raises(TypeError, match=r"plain values only, and x is a builtins.function"):
         write_checkpoint({"x": lambda: None}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

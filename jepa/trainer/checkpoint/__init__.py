@@ -5,6 +5,7 @@ from jepa.trainer.checkpoint.file import (
     CheckpointError,
     check_fits,
     read_checkpoint,
+    step_in,
     write_checkpoint,
     write_staged,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "read_sharded",
     "restore_random_state",
     "shard_like",
+    "step_in",
     "write_checkpoint",
     "write_sharded",
     "write_staged",

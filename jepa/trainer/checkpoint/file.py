@@ -81,6 +81,15 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
     return state
 
 
+def step_in(path: Path) -> int | None:
+    """Updates done in the state of a checkpoint, without checking it; `None` where it cannot be told."""
+    file = path / "trainer.pt" if path.is_dir() else path
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)["position"]["step"]
+    except Exception:  # missing, damaged, not ours: whoever takes it up is told
+        return None
+
+
 def check_fits(module: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str | os.PathLike[str]) -> None:
     """Compare names and shapes before anything is loaded, so that a misfit changes nothing.
 

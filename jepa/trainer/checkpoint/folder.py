@@ -109,11 +109,13 @@ class CheckpointFolder:
                 remove(leftover)
 
     def newest_valid(
-        self, belongs: Callable[[dict[str, Any]], bool] | None = None
+        self, belongs: Callable[[dict[str, Any]], bool] | None = None, *, set_aside: bool = True
     ) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that reads back, with its state (that of a sharded model without sharded tensors).
 
-        Broken ones are set aside with a warning; those that do not belong to what the run goes on with are passed over.
+        Args:
+            belongs: Whether a state belongs to what the run goes on with; others are passed over.
+            set_aside: Rename broken ones, with a warning; not in a folder that somebody else may be writing to.
         """
         for path in (*reversed(self.files), self.initial):
             if not os.path.lexists(path):
@@ -123,7 +125,8 @@ class CheckpointFolder:
                     raise CheckpointError(f"{path} is a symbolic link, which no trainer writes")
                 state = read_plain(path) if path.is_dir() else read_checkpoint(path)
             except (CheckpointError, OSError) as error:
-                self._set_aside_broken(path, error)
+                if set_aside:
+                    self._set_aside_broken(path, error)
                 continue
             if belongs is None or belongs(state):
                 return path, state

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-COPY_THREADS = 2
 SMALL_BYTES = 1 << 24  # copied before threads have been asked
 
 Pair = tuple[Tensor, Tensor]
@@ -57,10 +58,12 @@ class Staging:
                 seen[same] = pairs[place][1]
             return seen[same]
         if isinstance(value, Mapping):
-            return {key: self._copied(part, (*place, key), pairs, seen) for key, part in value.items()}
+            copied = {key: self._copied(part, (*place, key), pairs, seen) for key, part in value.items()}
+            return next((kind(copied) for kind in (OrderedDict, Counter) if type(value) is kind), copied)
         if isinstance(value, list | tuple):
-            return type(value)([self._copied(part, (*place, n), pairs, seen) for n, part in enumerate(value)])
-        return value
+            parts = [self._copied(part, (*place, n), pairs, seen) for n, part in enumerate(value)]
+            return parts if isinstance(value, list) else tuple(parts)
+        return _plain(value, place)
 
     def _buffer(self, place: Place, like: Tensor) -> Tensor:
         buffer = self._buffers.get(place)
@@ -69,13 +72,56 @@ class Staging:
         return buffer
 
 
+def _plain(value: Any, place: Place) -> Any:
+    """A value as a checkpoint can hold it: numbers of numpy, which it could not be read back with, become Python's."""
+    if value is None or type(value) in (bool, int, float, str, bytes, torch.dtype):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(
+        f"a checkpoint holds tensors and plain values only, and {'/'.join(map(str, place))} is a "
+        f"{type(value).__module__}.{type(value).__name__}: let state_dict say the same in numbers, text and lists"
+    )
+
+
+def beside(work: Callable[[], object], name: str) -> Callable[[], None]:
+    """Do `work` on a thread; what is returned waits for its end, and raises what it raised.
+
+    Where the interpreter ends, and starts no thread any more, the work is done when this returns.
+    """
+    done, errors = threading.Event(), []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # for who waits
+            errors.append(error)
+        finally:
+            done.set()
+
+    def wait() -> None:
+        done.wait()  # an interrupted `join` would take the thread for one that has ended
+        if errors:
+            raise errors[0]
+
+    try:
+        threading.Thread(target=run, name=name, daemon=False).start()
+    except RuntimeError:
+        run()
+    return wait
+
+
 def _copy_all(pairs: list[Pair]) -> list[torch.cuda.Event]:
-    """Copy on several threads where there is much to copy; returns what to wait for."""
+    """Copy on two threads where there is much to copy; returns what to wait for."""
     if sum(buffer.nbytes for _, buffer in pairs) < SMALL_BYTES:
         _copy(pairs)
     else:
-        with ThreadPoolExecutor(COPY_THREADS, "jepa-copy") as pool:
-            list(pool.map(_copy, [pairs[number::COPY_THREADS] for number in range(COPY_THREADS)]))
+        wait = beside(lambda: _copy(pairs[1::2]), "jepa-copy")
+        _copy(pairs[::2])
+        wait()
     events = []
     for device in {source.device for source, _ in pairs if source.is_cuda}:
         events.append(torch.cuda.Event())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jepa.trainer.checkpoint.staging import Staging
+from jepa.trainer.checkpoint.staging import Staging, beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +18,14 @@ class Written:
     Attributes:
         path: The file.
         step: Updates done in the state that it holds.
+        epoch: Passes over the data completed in it.
         seconds: From the copy to the complete file.
         error: Why there is no such file, or `None`.
     """
 
     path: Path
     step: int
+    epoch: int
     seconds: float
     error: Exception | None = None
 
@@ -37,8 +38,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._staging = Staging()
-        self._thread: threading.Thread | None = None
-        self._done = threading.Event()
+        self._wait: Callable[[], None] | None = None
         self._written: Written | None = None
 
     def begin(
@@ -46,18 +46,21 @@ class BackgroundWriter:
         state: Mapping[str, Any],
         path: Path,
         step: int,
+        epoch: int,
         write: Callable[[dict[str, Any], Callable[[], None]], object],
         then: Callable[[], object],
     ) -> None:
-        """Copy `state` and write it; the one before must have been awaited by `result`.
+        """Copy `state` and write it; one that is still being written is awaited first.
 
         Args:
             state: As `Staging.copy` takes it.
             path: The file, for the outcome.
             step: Updates done, for the outcome.
+            epoch: Passes over the data completed, for the outcome.
             write: Gets the copy and what waits until it is complete; runs on the thread.
-            then: Called on the thread when `result` would not wait any more.
+            then: Called on the thread at the end.
         """
+        self.result()
         start = time.perf_counter()
         staged = self._staging.copy(state)
 
@@ -67,13 +70,10 @@ class BackgroundWriter:
                 write(staged, self._staging.wait)
             except Exception as failure:  # handed over to who asks for the result
                 error = failure
-            self._written = Written(path, step, time.perf_counter() - start, error)
-            self._done.set()
+            self._written = Written(path, step, epoch, time.perf_counter() - start, error)
             then()
 
-        self._done.clear()
-        self._thread = threading.Thread(target=run, name="jepa-checkpoint")
-        self._thread.start()
+        self._wait = beside(run, "jepa-checkpoint")
 
     def note(self, written: Written) -> None:
         """What became of a checkpoint that the caller has written itself, for the next `result`."""
@@ -81,10 +81,9 @@ class BackgroundWriter:
 
     def result(self) -> Written | None:
         """Wait for what was begun last; `None` if nothing was, or its result has been taken."""
-        if self._thread is not None:
-            self._done.wait()  # an interrupted `join` takes the thread for one that has ended
-            self._thread.join()
-        self._thread, written, self._written = None, self._written, None
+        if self._wait is not None:
+            self._wait()
+        self._wait, written, self._written = None, self._written, None
         return written
 
     def close(self) -> None:
