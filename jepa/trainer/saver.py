@@ -54,10 +54,10 @@ class Saver:
         self._writer = BackgroundWriter()
         self._number = 0  # of the checkpoint begun last; the same on every rank
         self._pending = False
-        self._marks_best = False  # what is being written
+        self._marks: tuple[float, int] | None = None  # of what is being written, if it is the best
         self._asked: Asked | None = None
-        self._improved = False
-        self._best_before = float("inf")
+        self._improved: tuple[float, int] | None = None  # value and step of what is the best so far, and not kept yet
+        self._kept = float("inf")  # best value of which there is a file
         self._clock = time.monotonic()
         self.last: Path | None = None
         self.saved_step = -1
@@ -69,13 +69,14 @@ class Saver:
 
     def taken_up(self, path: Path | None, step: int) -> None:
         """The trainer has the state of a checkpoint."""
+        self._kept, self._improved = self.best, None
         self.saved_step = step
         self.last = path or self.last
 
     def observe(self, value: float) -> None:
         """An epoch's value of the metric that tells the best checkpoint."""
-        if value < self.best:
-            self._best_before, self.best, self._improved = self.best, value, True
+        self.best = min(self.best, value)
+        self._improved = (value, self._trainer.step) if value < self._kept else None
 
     def ask_when_due(self) -> None:
         """Ask for a checkpoint when there was none for long; one clock decides, and all ranks hear of it."""
@@ -121,7 +122,7 @@ class Saver:
         self.save(folder.checkpoints.initial.with_suffix(self._trainer.checkpoint_suffix))
 
     def _begin(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool, announced: bool) -> None:
-        trainer, number, best = self._trainer, self._number, in_folder and self._improved
+        trainer, number, best = self._trainer, self._number, self._mark(in_folder=in_folder)
         step, folder = trainer.step, trainer.run
         weights = [name for name, _ in trainer.objective.named_parameters()]
 
@@ -137,8 +138,14 @@ class Saver:
                 trainer.control.submit(Settle(number), source="writer")
 
         self._open(in_folder=in_folder)
-        self._marks_best, self._improved = best, self._improved and not in_folder
         self._writer.begin(take_snapshot(trainer, randomness), target, step, trainer.epoch, write, then)
+
+    def _mark(self, *, in_folder: bool) -> bool:
+        """Whether the checkpoint that is taken now is the best one."""
+        current = self._improved is not None and self._improved[1] == self._trainer.step
+        self._marks = self._improved if in_folder and current else None
+        self._improved = None if in_folder else self._improved
+        return self._marks is not None
 
     def _open(self, *, in_folder: bool) -> None:
         trainer, folder = self._trainer, self._trainer.run
@@ -150,7 +157,7 @@ class Saver:
     def _write_together(self, target: Path, randomness: list[dict[str, Any]], *, in_folder: bool) -> None:
         """A sharded model: every rank writes its part, and training waits for all of them."""
         trainer, start, error = self._trainer, time.perf_counter(), None
-        step, folder, best = trainer.step, trainer.run, in_folder and self._improved
+        step, folder, best = trainer.step, trainer.run, self._mark(in_folder=in_folder)
         names = [name for name, _ in trainer.objective.named_parameters()]
         try:
             on_rank_zero(lambda: self._open(in_folder=in_folder))
@@ -161,7 +168,6 @@ class Saver:
                 on_rank_zero(lambda: folder.checkpoints.keep_only_wanted(target, step, best=best))
         except Exception as failure:  # said by `settle`, as of any checkpoint
             error = failure
-        self._marks_best, self._improved = best, self._improved and not in_folder
         self._writer.note(Written(target, step, trainer.epoch, time.perf_counter() - start, error))
         if trainer.rank == 0:
             trainer.control.submit(Settle(self._number), source="writer")
@@ -195,6 +201,8 @@ class Saver:
         if written.error is not None:
             self._failed(written, asked, required=required)
             return
+        if self._marks is not None:
+            self._kept = self._marks[0]
         try:
             if written.path.stem != "initial":
                 self.last = written.path
@@ -212,8 +220,7 @@ class Saver:
         assert error is not None
         if self.saved_step == written.step:
             self.saved_step = -1
-        if self._marks_best:
-            self.best = self._best_before
+        self._improved = self._marks
         if isinstance(error, NonFiniteLossError):
             error = NonFiniteLossError(trainer.recorder.advice(str(error)))
         if asked is not None:

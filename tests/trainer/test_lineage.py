@@ -269,3 +269,25 @@ def test_a_large_run_in_the_background_is_kept_when_its_process_ends(tmp_path: P
     state = read_checkpoint(newest)
     last = Journal.read(tmp_path / "run" / "journal.jsonl").lines[-1]
     assert (last["event"], last["state"], last["step"]) == ("RunEnded", "stopped", state["position"]["step"])
+
+
+def test_the_best_is_marked_again_when_its_file_could_not_be_written(
+    make_trainer: MakeTrainer, loader: MemoryLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([5.0, 1.0, 3.0, 4.0])
+    trainer = make_trainer(run="a", keep_checkpoints=9)
+    monkeypatch.setattr(trainer.recorder, "epoch_mean", lambda: next(values))
+
+    class Block(Callback):
+        """Something is in the way of the second checkpoint."""
+
+        def on_epoch_started(self, trainer: JEPATrainer, event: events.EpochStarted) -> None:
+            trainer.saver.settle()
+            if event.step == 6:
+                trainer.run.checkpoints.file(12).mkdir()  # type: ignore[union-attr]
+
+    trainer.listeners = type(trainer.listeners)([Block()])
+    with pytest.warns(RuntimeWarning, match="no checkpoint could be written at step 12"):
+        trainer.train(loader, num_epochs=4)
+    assert trainer.saver.best == 1.0
+    assert read_checkpoint(trainer.run.checkpoints.best)["position"]["step"] == 18  # type: ignore[union-attr]

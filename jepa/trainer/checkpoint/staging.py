@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,7 +59,7 @@ class Staging:
             return seen[same]
         if isinstance(value, Mapping):
             copied = {key: self._copied(part, (*place, key), pairs, seen) for key, part in value.items()}
-            return next((kind(copied) for kind in (OrderedDict, Counter) if type(value) is kind), copied)
+            return Counter(copied) if isinstance(value, Counter) else copied
         if isinstance(value, list | tuple):
             parts = [self._copied(part, (*place, n), pairs, seen) for n, part in enumerate(value)]
             return parts if isinstance(value, list) else tuple(parts)
