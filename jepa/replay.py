@@ -59,7 +59,7 @@ def replay(
             again = jepa.replay("runs/monday", loader=loader)
             assert again.equal
     """
-    path = Path(run).absolute()
+    path = Path(os.path.abspath(run))  # noqa: PTH100 - without '..', and links as they are
     score = read_score(path)
     if trainer is None:
         target = path.parent / (name or f"{path.name}-replay-{secrets.token_hex(2)}")
@@ -107,7 +107,15 @@ def _built(
             f"run {path.name!r} has an optimizer or a scheduler of its own ({optimizer}): pass trainer=, built as the "
             "run's was"
         )
-    objective = objective_of(score.final, score.checkpoint, model)
+    try:
+        objective = objective_of(score.final, score.checkpoint, model)
+    except ValueError as error:
+        if model is not None:
+            raise
+        raise ValueError(
+            f"the model of run {path.name!r} holds modules of your own: pass model=, built as it was; its weights do "
+            "not matter"
+        ) from error
     return create_trainer(objective, config=_config(score, val_loader), val_loader=val_loader, **options), loader
 
 

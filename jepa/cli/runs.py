@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, and what can be done next."""
-    runs = list_runs(options.folder)
+    named = Path("runs") / options.folder
+    folder = named if named.is_dir() and not Path(options.folder).exists() else options.folder
+    runs = list_runs(folder)
     if options.json:
         print(json.dumps([as_data(one) for one in runs], indent=2, allow_nan=False))
         return 0

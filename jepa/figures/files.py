@@ -61,7 +61,7 @@ def _canvas(figure: Any, width: int | None, height: int | None) -> Any:
     from matplotlib.figure import Figure
 
     layout = figure.layout
-    size = (width or layout.width or 960) / DPI, (height or layout.height or 440) / DPI
+    size = (width or layout.width or 800) / DPI, (height or layout.height or 440) / DPI
     canvas = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(canvas)
     if layout.title.text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jepa.files import JSONLines
+from jepa.files import JSONLines, write_text
 from jepa.trainer.checkpoint import CheckpointFolder, link, read_checkpoint, read_plain
 from jepa.trainer.journal import Journal
 from jepa.trainer.ranks import on_rank_zero
@@ -40,7 +41,7 @@ def go_back(trainer: JEPATrainer, path: Path) -> None:
 
 def keep_by_step(checkpoints: CheckpointFolder, path: Path, step: int) -> None:
     """What a run goes on from is found again by its step, even if that was the best checkpoint, whose name moves on."""
-    target = checkpoints.file(step).with_suffix(path.suffix)
+    target = checkpoints.file(step).with_suffix(Path(path.name.removesuffix(".replaced")).suffix)
     if step > 0 and path != target and not target.exists():
         link(path, target)
 
@@ -85,7 +86,7 @@ def folder_of_fork(parent: RunFolder, name: str) -> Path:
         ValueError: The name is no plain name, or taken.
     """
     target = parent.path.parent / name
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"a fork is named by a plain name and lies beside its parent, got {name!r}")
     if os.path.lexists(target):
         raise ValueError(f"there is already a run {name!r} in {target.parent}; choose another name for the fork")
@@ -114,6 +115,8 @@ def fork_run(run: str | os.PathLike[str], name: str, checkpoint: str | int | Non
 def _fork(run: str | os.PathLike[str], name: str, checkpoint: str | int | None) -> tuple[Path, Path]:
     """The new folder, and its first checkpoint."""
     parent = RunFolder(run)
+    if not parent.journal_path.exists():
+        raise ValueError(f"{parent.path} is not the folder of a run: it has no journal.jsonl")
     target = folder_of_fork(parent, name)
     path, state = _origin(parent, checkpoint)
     building = target.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
@@ -148,7 +151,7 @@ def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str,
             shutil.copyfile(parent.path / name, folder.path / name)
     told, stamp = Journal.read(parent.journal_path), state.get("journal") or {}
     tick = told.tick_of(stamp)
-    line = {
+    line: dict[str, Any] = {
         "tick": 0,
         "segment": 0,
         "time": time.time(),
@@ -165,4 +168,7 @@ def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str,
     journal = JSONLines(folder.journal_path, durable=True)
     journal.append(line)
     journal.close()
+    total = line["plans"][-1][1] if line["plans"] else state["position"]["total_steps"]
+    status = {"state": "stopped", "step": step, "total_steps": total, "time": line["time"]}
+    write_text(folder.status_path, json.dumps(status), durable=False)
     return copy

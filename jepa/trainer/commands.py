@@ -72,7 +72,7 @@ class CommandTable:
         result, effect = self._prepare[type(command)](command)
         data, source, counts = command.as_data(), ticket.source, self._counts(ticket)
         told = "CommandApplied" if counts else "CommandIgnored"
-        on_rank_zero(lambda: trainer.journal(told, command=data, source=source, result=result))
+        on_rank_zero(lambda: self._write_down(told, command=data, source=source, result=result))
         value = effect() if counts else None
         step, epoch = trainer.step, trainer.epoch
 
@@ -87,6 +87,13 @@ class CommandTable:
             trainer.saver.when_written(Asked(ticket, applied, self._refuse))
         else:
             applied(ticket)
+
+    def _write_down(self, event: str, **fields: Any) -> None:
+        try:
+            self._trainer.journal(event, **fields)
+        except OSError as error:
+            what = f"refused, because it could not be written down: {error.strerror}"
+            raise OSError(error.errno, what, error.filename) from error
 
     def _counts(self, ticket: Ticket) -> bool:
         """In a replay only the journal changes the training; what the replayed code asks for has been asked before."""

@@ -45,7 +45,11 @@ class Replay:
     difference: float
 
     def __repr__(self) -> str:
-        outcome = "the same weights, bit for bit" if self.equal else f"weights differ by up to {self.difference:.3g}"
+        outcome = (
+            "the same weights, bit for bit"
+            if self.equal
+            else f"weights differ by up to {self.difference:.3g} (other data, or another machine?)"
+        )
         return f"<replay of {self.checkpoint}: {outcome}, step {self.step}, {self.run or 'no run folder'}>"
 
     @property

@@ -56,6 +56,7 @@ class Saver:
         self._pending = False
         self._marks: tuple[float, int] | None = None  # of what is being written, if it is the best
         self._asked: Asked | None = None
+        self._told = False  # that the disk refuses
         self._improved: tuple[float, int] | None = None  # value and step of what is the best so far, and not kept yet
         self._kept = float("inf")  # best value of which there is a file
         self._clock = time.monotonic()
@@ -201,6 +202,7 @@ class Saver:
         if written.error is not None:
             self._failed(written, asked, required=required)
             return
+        self._told = False
         if self._marks is not None:
             self._kept = self._marks[0]
         try:
@@ -239,8 +241,11 @@ class Saver:
                 f"{sentence}. The weights are still in this process: make room and train on, or "
                 "trainer.save_checkpoint(path) on another disk",
             ) from error
-        if asked is None or asked.ticket.source == "clock":  # others have got their answer
-            warnings.warn(f"{sentence}; training goes on and tries again", RuntimeWarning, stacklevel=3)
+        told, self._told = self._told, True
+        if not told and (asked is None or asked.ticket.source == "clock"):  # others have got their answer
+            warnings.warn(
+                f"{sentence}; training goes on, and each checkpoint tries again", RuntimeWarning, stacklevel=3
+            )
 
     def close(self) -> None:
         """The run has ended: give the memory of the copies back."""

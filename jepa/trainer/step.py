@@ -56,9 +56,9 @@ class TrainStep:
         self._device = device
         self._hyper = hyper
         self._autocast = precision == "bf16"
-        sharded = bool(ranks.sharded_parts(objective))
-        self._ddp = wrap_distributed(objective, device) if distributed and not sharded else None
-        self._buffers = _state_buffers(objective) if distributed and sharded else []
+        self._sharded = bool(ranks.sharded_parts(objective))
+        self._ddp = wrap_distributed(objective, device) if distributed and not self._sharded else None
+        self._buffers = _state_buffers(objective) if distributed and self._sharded else []
         forward: nn.Module = self._ddp or objective
         self._forward: Forward = torch.compile(forward) if compiled else forward  # type: ignore[assignment]
         self._target = objective.model.target
@@ -85,7 +85,8 @@ class TrainStep:
         else:
             losses = self._accumulate(batches, draws)
         grad_norm = self._grad_norm() if clip is None else nn.utils.clip_grad_norm_(self._parameters, clip)
-        grad_norm = ranks.whole(grad_norm)
+        if self._sharded:
+            grad_norm = ranks.whole(grad_norm)
         self.updating = True
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

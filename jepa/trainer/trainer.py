@@ -263,7 +263,7 @@ class JEPATrainer:
         """Where the run is; cheap, from any thread."""
         speed = self.recorder.steps_per_second
         left = (self.total_steps - self.step) / speed if speed > 0 and self.is_live else None
-        error = f"{type(self._error).__name__}: {self._error}" if self._error else None
+        error = f"{type(self._error).__name__}: {self._error}".removesuffix(": ") if self._error else None
         return Status(
             self.state, self.step, self.total_steps, self.epoch, speed, left, self.rates.learning_rate(self.step), error
         )
@@ -498,6 +498,12 @@ class JEPATrainer:
 
     def _plan(self, source: BatchSource, validation: BatchSource | None, total: int) -> None:
         self._source, self._validation = source, validation
+        if self.step and total < self.total_steps:
+            warnings.warn(
+                f"the run was planned for {self.total_steps:,} steps, and now for {total:,}: its schedules are laid "
+                "over these anew, and come to their end the sooner",
+                stacklevel=4,
+            )
         self.rates.plan(total, step=self.step, previous_total=self.total_steps or None)
         self.total_steps = total
         if self._train_step is None:
@@ -690,7 +696,9 @@ class JEPATrainer:
             self.saver.save(alone=True, generator=self._generator)
             self.saver.settle(alone=True, required=True)
         except Exception as second:
-            warnings.warn(f"no checkpoint could be written at step {self.step}: {second}", RuntimeWarning, stacklevel=2)
+            why = second.strerror if isinstance(second, OSError) and second.strerror else str(second)
+            what = "" if why.startswith("no checkpoint") else f"no checkpoint could be written at step {self.step}: "
+            warnings.warn(f"{what}{why}", RuntimeWarning, stacklevel=2)
 
     def _let_go(self) -> None:
         LIVE_TRAINERS.discard(self)
@@ -710,7 +718,9 @@ class JEPATrainer:
 
     def _refuse_queued(self) -> None:
         for ticket in self.control.drain():
-            ticket.refuse(self.step, RuntimeError(f"{ticket.command} came too late: the run is {self.state}"))
+            hint = f"; use trainer.{'rewind' if isinstance(ticket.command, Rewind) else 'fork'}(...) on one at rest"
+            more = hint if isinstance(ticket.command, Rewind | Fork) else ""
+            ticket.refuse(self.step, RuntimeError(f"{ticket.command} came too late: the run is {self.state}{more}"))
 
     # ------------------------------------------------------------------ saying so
 

@@ -78,11 +78,11 @@ def assert_went_on(path: Path, trouble: Between, undisturbed: dict[str, Any]) ->
 
 
 def assert_said(why: str, sentences: list[str]) -> None:
-    """Each checkpoint that could not be written was told of, with the reason and what is left."""
+    """That checkpoints could not be written was told, with the reason and what is left."""
     failed = [sentence for sentence in sentences if sentence.startswith("no checkpoint could be written at step ")]
-    assert len(failed) == 6
+    assert len(failed) == 1, "once, and not at every checkpoint"
     assert all(why in sentence for sentence in failed)
-    assert all("step-00000048.pt; training goes on and tries again" in sentence for sentence in failed)
+    assert all("step-00000048.pt; training goes on, and each checkpoint tries again" in sentence for sentence in failed)
 
 
 def test_a_disk_that_is_full_in_mid_run_costs_only_its_checkpoints(disk: Path, undisturbed: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ def test_a_disk_that_is_full_at_the_end_keeps_the_weights_in_memory(
     with pytest.warns(RuntimeWarning) as told, pytest.raises(OSError, match=said):
         one.train(runs.data(), num_epochs=runs.EPOCHS)
     sentences = [str(warning.message) for warning in told]
-    assert any("no checkpoint could be written at step 114" in sentence for sentence in sentences)
+    assert any("no checkpoint could be written at step 1" in sentence for sentence in sentences)
     assert any("train.jsonl could not be written" in sentence for sentence in sentences)
     assert one.state == "failed"
     assert one.step == runs.STEPS

@@ -53,7 +53,7 @@ def near(picture: np.ndarray, colour: str, tolerance: int = 40) -> int:
 def test_every_figure_becomes_a_picture_of_its_own_size(name: str) -> None:
     figure = FIGURES[name]()
     picture = pixels(to_png(figure))
-    height, width = figure.layout.height, figure.layout.width or 960
+    height, width = figure.layout.height, figure.layout.width or 800
     assert picture.shape == (height, width, 3)
     if name != "empty history":
         assert picture.std() > 5, "blank"

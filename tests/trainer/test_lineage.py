@@ -69,7 +69,7 @@ def test_going_back_to_the_best_checkpoint_is_never_back_to_the_start(
     first.train(loader, num_epochs=3)
     assert first.step == 6
     again = make_trainer(make_model(seed=1), run="a")
-    again.train(loader, max_steps=7)
+    again.train(loader, num_epochs=3)
     assert again.history.steps("loss")[0] == 1, "it went on from there"
 
 
@@ -291,3 +291,39 @@ def test_the_best_is_marked_again_when_its_file_could_not_be_written(
         trainer.train(loader, num_epochs=4)
     assert trainer.saver.best == 1.0
     assert read_checkpoint(trainer.run.checkpoints.best)["position"]["step"] == 18  # type: ignore[union-attr]
+
+
+def test_what_was_given_up_can_be_gone_back_to(
+    make_trainer: MakeTrainer, make_model: MakeModel, loader: MemoryLoader
+) -> None:
+    trainer = make_trainer(
+        run="a", callbacks=[At({8: [Set("learning_rate", 0.02, "hold")], 14: [Rewind("initial.pt")]})]
+    )
+    trainer.train(loader, max_steps=24)
+    first = make_trainer(
+        run="b", callbacks=[At({8: [Set("learning_rate", 0.02, "hold")], 14: [Rewind(6), Rewind(12)]})]
+    )
+    first.train(loader, num_epochs=4)
+    whole = make_trainer(make_model(), run="whole", callbacks=[At({8: [Set("learning_rate", 0.02, "hold")]})])
+    whole.train(loader, num_epochs=4)
+    assert same(first, whole)
+    assert replays(first, loader)
+    assert not same(first, trainer)
+
+
+def test_the_last_record_is_there_when_a_finished_run_is_opened_again(
+    make_trainer: MakeTrainer, make_model: MakeModel, loader: MemoryLoader
+) -> None:
+    trainer = make_trainer(run="a", log_every=5)
+    trainer.train(loader, num_epochs=2)
+    again = make_trainer(make_model(seed=1), run="a", log_every=5)
+    with pytest.warns(UserWarning, match="nothing to do"):
+        again.train(loader, num_epochs=2)
+    assert again.history.steps("loss") == trainer.history.steps("loss") == [1, 5, 10, 12]
+
+
+def test_a_smaller_total_is_said(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
+    trainer = make_trainer(run="a", callbacks=[At({3: [Stop()]})])
+    trainer.train(loader, num_epochs=5)
+    with pytest.warns(UserWarning, match="was planned for 30 steps, and now for 12"):
+        trainer.train(loader, num_epochs=2)

@@ -60,14 +60,17 @@ class CheckpointFolder:
         return folder if folder.exists() and not file.exists() else file
 
     def find(self, wanted: str | int | os.PathLike[str]) -> Path:
-        """A checkpoint by step or by file name.
+        """A checkpoint by step or by file name; one that was given up by going back is still found.
 
         Raises:
             ValueError: There is none; the message names those there are.
         """
         given = Path(self.file(wanted) if isinstance(wanted, int) else wanted)
         path = self.path / given.name
-        inside = given.parent in (Path(), self.path) and path.suffix in (FILE, SHARDED)
+        if not path.exists():
+            path = path.with_name(f"{path.name}.replaced")
+        kind = Path(path.name.removesuffix(".replaced")).suffix
+        inside = given.parent in (Path(), self.path) and kind in (FILE, SHARDED)
         if not inside or path.is_symlink() or not path.exists():
             there = ", ".join(file.name for file in (self.initial, *self.files, self.best) if file.exists())
             name = given.name if inside else os.fspath(given)
