@@ -326,11 +326,10 @@ class JEPATrainer:
                 "the weights are not finite, or in the middle of an update: train goes on from the last good "
                 "checkpoint; to keep them all the same, pass a path outside of the run"
             )
-        known = self.run is not None and self.run.journal_path.exists()
-        if known and self.lineage.is_fresh:
+        if self.run is not None and self.run.journal_path.exists() and self.lineage.is_fresh:
             raise RuntimeError(
-                f"{self.run} has been trained before, and this trainer has not taken it up: train, or load_checkpoint, "
-                "first; to keep these weights, pass a path outside of the run"
+                f"run {self.run.name!r} has been trained before, and this trainer has not taken it up: train, or "
+                "load_checkpoint, first; to keep these weights, pass a path outside of the run"
             )
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
