@@ -569,7 +569,8 @@ def test_going_back_to_an_earlier_checkpoint_keeps_what_is_written_from_there(
     trainer.save_checkpoint(tmp_path / "early.pt")
     trainer.train(loader, num_epochs=5)
     trainer.load_checkpoint(tmp_path / "early.pt")
-    trainer.train(loader, max_steps=7)
+    with pytest.warns(UserWarning, match="planned for 30 steps, and now for 7"):
+        trainer.train(loader, max_steps=7)
     assert trainer.last_checkpoint is not None
     assert trainer.last_checkpoint.is_file()
     fresh = make_trainer(make_model(seed=9), run="back")
