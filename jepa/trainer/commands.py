@@ -72,7 +72,7 @@ class CommandTable:
         result, effect = self._prepare[type(command)](command)
         data, source, counts = command.as_data(), ticket.source, self._counts(ticket)
         told = "CommandApplied" if counts else "CommandIgnored"
-        on_rank_zero(lambda: self._write_down(told, command=data, source=source, result=result))
+        on_rank_zero(lambda: self._write_down(command, told, command=data, source=source, result=result))
         value = effect() if counts else None
         step, epoch = trainer.step, trainer.epoch
 
@@ -88,10 +88,13 @@ class CommandTable:
         else:
             applied(ticket)
 
-    def _write_down(self, event: str, **fields: Any) -> None:
+    def _write_down(self, asked: Command, event: str, **fields: Any) -> None:
+        """Write a line; where the disk refuses, it is written later, unless the command changes the training."""
         try:
             self._trainer.journal(event, **fields)
         except OSError as error:
+            if not isinstance(asked, control.Set | control.Rewind | control.Fork):
+                return
             what = f"refused, because it could not be written down: {error.strerror}"
             raise OSError(error.errno, what, error.filename) from error
 

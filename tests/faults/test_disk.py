@@ -15,6 +15,7 @@ import pytest
 from jepa.files import JSONLines, read_lines
 from jepa.trainer import Callback, CheckpointError, JEPATrainer, events
 from jepa.trainer.checkpoint import read_checkpoint
+from jepa.trainer.control import Pause, Resume, Set, Stop, Ticket
 from tests.faults import runs
 
 Mount = Callable[..., Path]
@@ -237,3 +238,24 @@ def test_lines_that_are_lost_when_the_file_is_closed_are_said(disk: Path) -> Non
     with pytest.raises(OSError, match="No space left"):
         lines.close()
     lines.close()
+
+
+def test_a_run_can_be_held_and_stopped_while_the_disk_is_full(disk: Path) -> None:
+    class Ask(Callback):
+        def __init__(self) -> None:
+            self.tickets: list[Ticket] = []
+
+        def on_step_ended(self, trainer: JEPATrainer, event: events.StepEnded) -> None:
+            if event.step == FULL_AT:
+                trainer.saver.settle()
+                fill(disk)
+                changes = [Set("learning_rate", 0.1)] * 40  # the last page of the journal has room for the first ones
+                self.tickets = [trainer.submit(one) for one in (*changes, Pause(), Resume(), Stop())]
+
+    ask = Ask()
+    with pytest.warns(RuntimeWarning), pytest.raises(OSError, match="make room and train on"):
+        runs.train(disk / "run", ask)
+    *changes, hold, go_on, stop = ask.tickets
+    with pytest.raises(OSError, match="refused, because it could not be written down"):
+        changes[-1].result(1)
+    assert [ticket.result(1) for ticket in (hold, go_on, stop)] == [{}, {}, {}]
