@@ -122,7 +122,7 @@ def test_the_trainer_costs_little_more_than_a_bare_loop_and_less_than_a_naive_on
     timed = {name: (batches := TimedBatches(), make(batches)) for name, make in loops.items()}
     cost: dict[str, float] = {}
     ratios: dict[str, float] = {}
-    for _ in range(5):  # measured again where the neighbours were loud
+    for _ in range(10):  # measured again where the neighbours were loud
         for batches, _ in timed.values():
             batches.microseconds.clear()
         for turn in range(ROUNDS):
