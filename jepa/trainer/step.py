@@ -155,6 +155,16 @@ def is_sharded(objective: Objective) -> bool:
     return True
 
 
+def may_draw(objective: nn.Module) -> bool:
+    """Whether a step may draw from the process-wide generator: by dropout, or in modules that are not known here."""
+    return any(
+        not type(part).__module__.startswith(("jepa.", "torch.nn.modules."))
+        or isinstance(part, nn.modules.dropout._DropoutNd | nn.RReLU)
+        or getattr(part, "dropout", 0.0) not in (0, 0.0, None)
+        for part in objective.modules()
+    )
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer, objective: nn.Module) -> torch.optim.Optimizer:
     """The optimizer, if it updates some of the objective's parameters and nothing else."""
     own = {id(parameter) for parameter in objective.parameters()}

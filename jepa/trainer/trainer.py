@@ -52,7 +52,7 @@ from jepa.trainer.schedules import plan_steps
 from jepa.trainer.signals import StopOnSignal
 from jepa.trainer.snapshot import as_plain
 from jepa.trainer.status import LIVE, Status
-from jepa.trainer.step import StepResult, TrainStep, check_optimizer, is_sharded
+from jepa.trainer.step import StepResult, TrainStep, check_optimizer, is_sharded, may_draw
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ class JEPATrainer:
         self.moved = False  # to another place in the data, by going back to a checkpoint
         self.spoilt = False
         self._generator: Tensor | None = None  # torch's, as it was before the step in progress
+        self._may_draw = may_draw(self.objective)
         self._error: BaseException | None = None
         self._trace = ""
         self._source: BatchSource | None = None
@@ -587,7 +588,7 @@ class JEPATrainer:
         seed, drawn = self.config.seed, self.batches_drawn
         draws = [Draw(seed, drawn + index, self.rank, self.world_size) for index in range(len(window))]
         self.rates.apply(self.step)
-        self._generator = torch.get_rng_state()  # a microsecond
+        self._generator = torch.get_rng_state() if self._may_draw else None
         result = self._train_step(
             window, draws, ema_momentum=self.rates.ema_momentum(self.step), clip=self.rates.clip(self.step)
         )
