@@ -13,7 +13,7 @@ from torch import nn
 from jepa import distributed
 from jepa.config.schema import TrainerConfig
 from jepa.trainer import JEPATrainer, Replay, create_trainer
-from jepa.trainer.checkpoint import CheckpointFolder, read_checkpoint
+from jepa.trainer.checkpoint import CheckpointFolder, completed
 from jepa.trainer.create import REPLAY
 from jepa.trainer.eval import objective_of
 from jepa.trainer.replay import Score, largest_difference, perform, read_score
@@ -83,7 +83,7 @@ def _notebook_again(path: Path, score: Score, target: Path) -> Replay:
     found = CheckpointFolder(target / "checkpoints").newest_valid()
     if result.exit_code != 0 or found is None:
         raise RuntimeError(f"the notebook did not run to its end ({result.status}: {result.error}); see {target}")
-    state = read_checkpoint(found[0])
+    state = completed(*found)
     difference = largest_difference(state["objective_state"], score.final["objective_state"])
     return Replay(target, None, state["position"]["step"], score.checkpoint, difference)
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+Mount = Callable[..., Path]
 TABLES = Path(__file__).parents[1] / "docs" / "tables"
 
 # The same examples every time, and none of them timed: other work may share the machine.
@@ -152,3 +153,25 @@ def _end_tree(pid: int) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(family[1:], timeout=10)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """`mount("-t", "tmpfs", ...)`: mount something on a new folder, or with `on=` on an existing one, for this test."""
+    mounted: list[Path] = []
+
+    def attach(*arguments: str, on: Path | None = None) -> Path:
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("only root can mount a file system")
+        folder = on or tmp_path / f"mount-{len(mounted)}"
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        if "remount" not in ",".join(arguments):
+            mounted.append(folder)
+        return folder
+
+    yield attach
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)

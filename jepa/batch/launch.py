@@ -110,18 +110,12 @@ def resume_notebook(folder: str | os.PathLike[str], *, say: Callable[[str], None
         ValueError: The folder is in use, or lacks something.
     """
     folder = Path(folder).absolute()
-    request = _read_request(folder)
-    if request is None:
-        raise ValueError(f"{folder} has no batch.json, so it is no batch run")
-    source = folder / SOURCE
-    if source.is_symlink() or not source.is_file():
-        again = f"python -m jepa.cli batch NOTEBOOK --name {folder.name}"
-        raise ValueError(f"{folder} keeps no copy of its notebook; go on with the command that began it: {again} ...")
-    if request["status"] == "finished":
+    kept = _kept_request(folder)
+    if kept["status"] == "finished":
         return BatchResult(folder, "skipped")
-    values = check_parameters(request["parameters"], read_parameters(source))
+    request = _checked(kept, folder / SOURCE)
     with _held(folder):
-        return _launch(folder, {**{key: request[key] for key in REQUEST}, "parameters": values}, say)
+        return _launch(folder, request, say)
 
 
 def run_again(folder: str | os.PathLike[str], target: Path, environment: Mapping[str, str]) -> BatchResult:
@@ -136,15 +130,32 @@ def run_again(folder: str | os.PathLike[str], target: Path, environment: Mapping
         ValueError: The folder lacks something.
     """
     folder = Path(folder).absolute()
-    request, source = _read_request(folder), folder / SOURCE
-    if request is None or source.is_symlink() or not source.is_file():
-        raise ValueError(f"{folder} is no batch run that keeps a copy of its notebook ({SOURCE})")
-    values = check_parameters(request["parameters"], read_parameters(source))
+    request = _checked(_kept_request(folder), folder / SOURCE)
     target.mkdir(parents=True)
     with _held(target):
-        shutil.copyfile(source, target / SOURCE)
-        again = {**{key: request[key] for key in REQUEST}, "parameters": values}
-        return _launch(target, again, lambda line: None, environment)
+        shutil.copyfile(folder / SOURCE, target / SOURCE)
+        return _launch(target, request, lambda line: None, environment)
+
+
+def _kept_request(folder: Path) -> dict[str, Any]:
+    """What the folder of a batch run says of it, if it can be executed from there.
+
+    Raises:
+        ValueError: The folder lacks something.
+    """
+    request, source = _read_request(folder), folder / SOURCE
+    if request is None:
+        raise ValueError(f"{folder} has no batch.json, so it is no batch run")
+    if source.is_symlink() or not source.is_file():
+        again = f"python -m jepa.cli batch NOTEBOOK --name {folder.name}"
+        raise ValueError(f"{folder} keeps no copy of its notebook; go on with the command that began it: {again} ...")
+    return request
+
+
+def _checked(kept: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """What was asked for, with parameters that its notebook has."""
+    values = check_parameters(kept["parameters"], read_parameters(source))
+    return {**{key: kept[key] for key in REQUEST}, "parameters": values}
 
 
 @contextlib.contextmanager

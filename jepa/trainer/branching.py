@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.files import JSONLines, write_text
-from jepa.trainer.checkpoint import CheckpointFolder, link, read_checkpoint, read_plain
+from jepa.trainer.checkpoint import CheckpointFolder, link, read_plain
 from jepa.trainer.journal import Journal
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder
@@ -131,7 +131,7 @@ def _fork(run: str | os.PathLike[str], name: str, checkpoint: str | int | None) 
 def _origin(parent: RunFolder, checkpoint: str | int | None) -> tuple[Path, dict[str, Any]]:
     if checkpoint is not None:
         path = parent.checkpoints.find(checkpoint)
-        return path, read_plain(path) if path.is_dir() else read_checkpoint(path)
+        return path, read_plain(path)
     told = Journal.read(parent.journal_path)
     found = parent.checkpoints.newest_valid(parent.leads_on_from(told), set_aside=False)
     if found is None:

@@ -127,20 +127,22 @@ class Lineage:
         """
         trainer = self._trainer
         wanted = trainer.spoilt or (self.is_fresh and trainer.step == 0)
+        states: list[dict[str, Any]] = []  # rank 0's, which has read it to look for it
 
         def find() -> tuple[Path | None, int | None, list[Edit], int]:
             self.open(folder, size)
-            told = Journal.read(folder.journal_path)
+            told = folder.told
             found = folder.checkpoints.newest_valid(folder.leads_on_from(told)) if wanted else None
             if found is None:
                 tick = self._own_tick if self._restored is None else folder.tick_of(self._restored.stamp)
                 return None, tick, [], folder.segment
+            states.append(found[1])
             tick = folder.tick_of(found[1].get("journal"))
             return found[0], tick, _lost_edits(told, tick), folder.segment
 
         path, self._continues, lost, folder.segment = on_rank_zero(find)
         if path is not None:
-            self.restore(self.read(path), path)
+            self.restore(states[0] if states and path.is_file() else self.read(path), path)
             trainer.gate.repeat([*trainer.gate.edits, *lost])
             self._repeats = lost
             logger.info("continuing run %s from step %d", folder.name, trainer.step)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from jepa.data.source import size_of
-from jepa.trainer.checkpoint import read_checkpoint
+from jepa.trainer.checkpoint import completed, read_checkpoint
 from jepa.trainer.journal import Edit, Journal, Plan
 from jepa.trainer.run import RunFolder
 
@@ -99,7 +99,7 @@ def read_score(run: str | os.PathLike[str]) -> Score:
             f"{folder.path} cannot be replayed: it needs checkpoints/initial.pt, the state that the run began with, "
             "and a later checkpoint to arrive at"
         )
-    path, final = found[0], read_checkpoint(found[0])
+    path, final = found[0], completed(*found)
     tick = told.tick_of(final.get("journal"))
     if tick is None:
         raise ValueError(f"{path} was not written by this run, so its journal does not tell how it came about")

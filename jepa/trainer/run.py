@@ -41,6 +41,7 @@ class RunFolder:
 
     Attributes:
         files: Name to text of what else the folder keeps; written when it is opened, where it is not there yet.
+        told: What the journal told when the folder was opened.
         identity: What tells this run from any other, whatever its folder is called; known while it is open.
         segment: How often the run has been begun, or gone on with from elsewhere, before; steps repeat across segments.
     """
@@ -52,12 +53,12 @@ class RunFolder:
         self.checkpoints = CheckpointFolder(self.path / "checkpoints", keep_checkpoints, keep_every)
         self.files: dict[str, str] = {}
         self.segment = 0
+        self.told = Journal()
         self.identity = ""
         self._journal: JSONLines | None = None
         self._metrics: JSONLines | None = None
         self._lock = FileLock(self.path / ".lock")
         self._agreed = False
-        self._told = Journal()
         self._unwritable = False
         self.tick = 0
 
@@ -92,7 +93,7 @@ class RunFolder:
 
     def tick_of(self, stamp: Mapping[str, Any] | None) -> int | None:
         """Where in this journal the state of a checkpoint was taken, by its `journal` entry; `None` if elsewhere."""
-        return self._told.tick_of(stamp, self.identity)
+        return self.told.tick_of(stamp, self.identity)
 
     def leads_on_from(self, told: Journal) -> Callable[[Mapping[str, Any]], bool]:
         """What tells whether a checkpoint's state is one that this run went through on its way to the present."""
@@ -128,10 +129,9 @@ class RunFolder:
             self.checkpoints.remove_leftovers()
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-            told = Journal.read(self.journal_path)
-            self.tick, self.segment = told.next_tick, told.segments
-            self.identity = told.identity or secrets.token_hex(8)
-            self._told = told
+            self.told = Journal.read(self.journal_path)
+            self.tick, self.segment = self.told.next_tick, self.told.segments
+            self.identity = self.told.identity or secrets.token_hex(8)
             self._journal = JSONLines(self.journal_path, durable=True)
             self._metrics = JSONLines(self.metrics_path)
         except BaseException:

@@ -703,9 +703,8 @@ class JEPATrainer:
     def _let_go(self) -> None:
         LIVE_TRAINERS.discard(self)
         self.lineage.note_end()
-        with (
-            ExitStack() as last_things
-        ):  # whatever goes wrong with one of them, the others are done; the last one first
+        # Done from the last to the first, whatever goes wrong with one of them.
+        with ExitStack() as last_things:
             last_things.callback(self.ended.set)
             last_things.callback(self._refuse_queued)
             if self.run is not None:
@@ -718,9 +717,9 @@ class JEPATrainer:
 
     def _refuse_queued(self) -> None:
         for ticket in self.control.drain():
-            hint = f"; use trainer.{'rewind' if isinstance(ticket.command, Rewind) else 'fork'}(...) on one at rest"
-            more = hint if isinstance(ticket.command, Rewind | Fork) else ""
-            ticket.refuse(self.step, RuntimeError(f"{ticket.command} came too late: the run is {self.state}{more}"))
+            method = {Rewind: "rewind", Fork: "fork"}.get(type(ticket.command))
+            hint = f"; use trainer.{method}(...) on one at rest" if method else ""
+            ticket.refuse(self.step, RuntimeError(f"{ticket.command} came too late: the run is {self.state}{hint}"))
 
     # ------------------------------------------------------------------ saying so
 

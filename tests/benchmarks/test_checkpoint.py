@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jepa import JEPA, JEPATrainer, create_trainer
 from jepa.data import MemoryLoader
 from jepa.trainer import Callback, events
 from jepa.trainer.checkpoint import random_state
+from jepa.trainer.checkpoint.archive import tensors_of
 from jepa.trainer.snapshot import take_snapshot
 
 Report = Callable[[str, str, list[str], list[list[str]]], None]
@@ -33,13 +34,6 @@ def make_trainer(folder: Path, *callbacks: Callback) -> tuple[JEPATrainer, Memor
     options: dict[str, Any] = {"live_plot": False, "control_panel": False, "progress": False, "device": "cpu"}
     trainer = create_trainer(model, run=folder, callbacks=callbacks, log_every=10, checkpoint_every=10**6, **options)
     return trainer, MemoryLoader(torch.randn(256, 64), torch.randn(256, 64), batch_size=64)
-
-
-def tensors_of(state: Any) -> list[Tensor]:
-    if isinstance(state, Tensor):
-        return [state]
-    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
-    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -64,7 +58,7 @@ class MeasureStalls(Callback):
         trainer.saver.settle()
         state = take_snapshot(trainer, [random_state()])
         plain = seconds(lambda: torch.save(state, self.scratch))
-        sources = tensors_of(state)
+        sources = list(tensors_of(state))
         buffers = [torch.empty_like(source) for source in sources]
         copy = [seconds(lambda: [b.copy_(s) for b, s in zip(buffers, sources, strict=True)]) for _ in range(2)][1]
         self.megabytes = sum(source.nbytes for source in sources) / 1e6

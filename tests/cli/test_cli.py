@@ -21,17 +21,9 @@ from jepa.cli.__main__ import main
 from jepa.config import DataConfig, load_config
 from jepa.experiment import make_data
 from jepa.files import read_lines
+from tests.cli.tiny import STEPS, TINY
 
-TINY = """
-run: tiny
-num_epochs: 2
-data: {name: pendulum, num_steps: 64, batch_size: 8, val_fraction: 0.25, cache: pendulum.npz}
-model:
-  encoder: {type: Encoder, hidden_dim: 8, input_dim: 3, depth: 1}
-  predictor: {type: Predictor, hidden_dim: 8, depth: 1}
-trainer: {log_every: 1, progress: false}
-"""
-STEPS = 12  # 48 of 64 pairs are for training
+TINY_RUN = f"run: tiny{TINY}"
 
 
 @pytest.fixture
@@ -40,7 +32,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "config" / "train.yaml"
     path.parent.mkdir()
-    path.write_text(TINY)
+    path.write_text(TINY_RUN)
     return path
 
 
@@ -74,9 +66,9 @@ def test_generate_config_does_not_replace_a_file_unasked(config: Path, capsys: p
     assert capsys.readouterr().err == (
         "error: config/train.yaml exists; pass --force to replace it, or another --output\n"
     )
-    assert config.read_text() == TINY
+    assert config.read_text() == TINY_RUN
     assert main(["generate-config", "--force", "--output", str(config)]) == 0
-    assert config.read_text() != TINY
+    assert config.read_text() != TINY_RUN
 
 
 def test_train_trains_and_evaluate_evaluates_its_checkpoint(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,6 @@ import pytest
 from tests.faults import runs
 
 ROOT = Path(__file__).parents[2]
-Mount = Callable[..., Path]
 Life = Callable[..., dict[str, Any]]
 
 
@@ -26,28 +25,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("undisturbed") / "run"
     runs.train(path)
     return runs.outcome(runs.last_checkpoint(path))
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """`mount("-t", "tmpfs", ...)`: mount something on a new folder, or with `on=` on an existing one, for this test."""
-    mounted: list[Path] = []
-
-    def attach(*arguments: str, on: Path | None = None) -> Path:
-        if sys.platform != "linux" or os.geteuid() != 0:
-            pytest.skip("only root can mount a file system")
-        folder = on or tmp_path / f"mount-{len(mounted)}"
-        folder.mkdir(exist_ok=True)
-        done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-        if "remount" not in ",".join(arguments):
-            mounted.append(folder)
-        return folder
-
-    yield attach
-    for folder in reversed(mounted):
-        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
 
 
 @pytest.fixture

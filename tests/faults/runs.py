@@ -7,13 +7,12 @@ process-wide generators; a checkpoint every six steps; and a learning rate that 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
@@ -22,6 +21,7 @@ from jepa.trainer import Callback, JEPATrainer, create_trainer, events
 from jepa.trainer.checkpoint import read_checkpoint
 from jepa.trainer.control import Set, Stop
 from jepa.trainer.utils import setup_reproducibility
+from tests.comparison import assert_same
 
 WIDTH, SAMPLES, BATCH = 256, 48, 8
 EPOCHS, PER_EPOCH = 20, SAMPLES // BATCH
@@ -110,24 +110,6 @@ def outcome(checkpoint: Path) -> dict[str, Any]:
     kept["callbacks"] = {name: own for name, own in state["callbacks"].items() if name.startswith("Draws")}
     kept["history"] = {name: column for name, column in state["history"].items() if name not in TIMED}
     return kept
-
-
-def assert_same(mine: Any, theirs: Any, where: str = "") -> None:
-    """Equal to the last bit."""
-    assert type(mine) is type(theirs), where
-    if isinstance(mine, Mapping):
-        assert mine.keys() == theirs.keys(), where
-        for key in mine:
-            assert_same(mine[key], theirs[key], f"{where}.{key}")
-    elif isinstance(mine, list | tuple):
-        assert len(mine) == len(theirs), where
-        for index, pair in enumerate(zip(mine, theirs, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(mine, Tensor):
-        assert mine.dtype == theirs.dtype, where
-        assert torch.equal(mine, theirs), where
-    else:
-        assert mine == theirs, where
 
 
 def assert_whole(path: Path, undisturbed: dict[str, Any]) -> None:

@@ -12,29 +12,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
 from jepa.models import JEPA
 from jepa.trainer import Callback, JEPATrainer, NonFiniteLossError, events
 from jepa.trainer.memory import is_out_of_memory
+from tests.noisy import Noisy
 
 MakeTrainer = Callable[..., JEPATrainer]
-
-
-class Noisy(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs with an augmentation that draws from the process-wide generator."""
-
-    def __init__(self, pairs: tuple[Tensor, Tensor]) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        noise = 0.1 * torch.randn(4)
-        return self.pairs[0][index] + noise, self.pairs[1][index] + noise
 
 
 class KillWorker(Callback):

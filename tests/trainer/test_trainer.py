@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
@@ -36,6 +36,8 @@ from jepa.trainer.checkpoint import random_state, read_checkpoint
 from jepa.trainer.control import SaveCheckpoint, Set, Stop
 from jepa.trainer.schedules import plan_steps
 from jepa.trainer.snapshot import take_snapshot
+from tests.comparison import assert_same
+from tests.noisy import Noisy
 
 MakeTrainer = Callable[..., JEPATrainer]
 MakeModel = Callable[..., JEPA]
@@ -65,20 +67,6 @@ class FailAfter(Callback):
             raise RuntimeError("the callback broke")
 
 
-class Noisy(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs with an augmentation that draws from the process-wide generator."""
-
-    def __init__(self, pairs: tuple[Tensor, Tensor]) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        noise = 0.1 * torch.randn(4)
-        return self.pairs[0][index] + noise, self.pairs[1][index] + noise
-
-
 def everything(trainer: JEPATrainer) -> dict[str, Any]:
     """What two equal runs have in common, read back from a checkpoint: all but what depends on the clock."""
     buffer = io.BytesIO()
@@ -89,23 +77,6 @@ def everything(trainer: JEPATrainer) -> dict[str, Any]:
     kept["history"] = {name: (trainer.history.steps(name), trainer.history[name]) for name in trainer.history}
     kept["history"] = {name: column for name, column in kept["history"].items() if name not in timed}
     return kept
-
-
-def assert_same(mine: Any, theirs: Any, where: str = "") -> None:
-    """Equal to the last bit."""
-    assert type(mine) is type(theirs), where
-    if isinstance(mine, dict):
-        assert mine.keys() == theirs.keys(), where
-        for key in mine:
-            assert_same(mine[key], theirs[key], f"{where}.{key}")
-    elif isinstance(mine, list | tuple):
-        assert len(mine) == len(theirs), where
-        for index, pair in enumerate(zip(mine, theirs, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(mine, Tensor):
-        assert torch.equal(mine, theirs), where
-    else:
-        assert mine == theirs, where
 
 
 # ---------------------------------------------------------------------- how long

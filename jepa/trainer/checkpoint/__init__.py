@@ -11,7 +11,7 @@ from jepa.trainer.checkpoint.file import (
 )
 from jepa.trainer.checkpoint.folder import FILE, SHARDED, CheckpointFolder, link
 from jepa.trainer.checkpoint.randomness import random_state, restore_random_state
-from jepa.trainer.checkpoint.sharded import Like, read_plain, read_sharded, shard_like, write_sharded
+from jepa.trainer.checkpoint.sharded import Like, completed, read_plain, read_sharded, shard_like, write_sharded
 from jepa.trainer.checkpoint.writer import BackgroundWriter, Written
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Like",
     "Written",
     "check_fits",
+    "completed",
     "link",
     "random_state",
     "read_checkpoint",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa.files import atomic_path, move_aside, remove
-from jepa.trainer.checkpoint.file import CheckpointError, read_checkpoint
+from jepa.trainer.checkpoint.file import CheckpointError
 from jepa.trainer.checkpoint.sharded import read_plain
 
 FILE, SHARDED = ".pt", ".dcp"
@@ -126,7 +126,7 @@ class CheckpointFolder:
             try:
                 if path.is_symlink():
                     raise CheckpointError(f"{path} is a symbolic link, which no trainer writes")
-                state = read_plain(path) if path.is_dir() else read_checkpoint(path)
+                state = read_plain(path)
             except (CheckpointError, OSError) as error:
                 if set_aside:
                     self._set_aside_broken(path, error)

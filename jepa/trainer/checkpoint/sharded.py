@@ -64,11 +64,14 @@ def write_sharded(state: Mapping[str, Any], path: Path) -> None:
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """Everything but the sharded tensors, after every byte of all files was checked.
+    """A checkpoint without sharded tensors (of a file, all of it), after every byte of all its files was checked.
 
     Raises:
+        FileNotFoundError: There is none.
         CheckpointError: A file is missing, truncated or damaged, or there is one too many.
     """
+    if not path.is_dir():
+        return read_checkpoint(path)
     if not (path / PLAIN).is_file():
         raise CheckpointError(f"{path} is not the checkpoint of a sharded model: it has no {PLAIN}")
     state = read_checkpoint(path / PLAIN)
@@ -96,6 +99,11 @@ def read_sharded(path: Path, like: Like | None = None) -> dict[str, Any]:
     except (pickle.UnpicklingError, EOFError, AttributeError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); load an earlier checkpoint beside it") from error
     return _join(state, shards)
+
+
+def completed(path: Path, plain: dict[str, Any]) -> dict[str, Any]:
+    """The whole state of a checkpoint of which `read_plain` has been read; a file is not read a second time."""
+    return read_sharded(path) if path.is_dir() else plain
 
 
 def shard_like(state: Mapping[str, Any], like: Like) -> dict[str, Any]:
