@@ -79,6 +79,7 @@ class Recorder:
         self._losses, self._positions = [], []
         for index, value in enumerate(losses):
             if not math.isfinite(value):
+                self._trainer.saver.settle(alone=alone)  # the advice names the checkpoint that is being written, too
                 raise self._non_finite(value, math.isfinite(kept[index]), *positions[index])
         self._interval += losses
         self._epoch_sum += sum(losses)

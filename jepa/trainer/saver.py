@@ -57,7 +57,7 @@ class Saver:
         self._marks: tuple[float, int] | None = None  # of what is being written, if it is the best
         self._asked: Asked | None = None
         self._told = False  # that the disk refuses
-        self._improved: tuple[float, int] | None = None  # value and step of what is the best so far, and not kept yet
+        self._observed: tuple[float, int] | None = None  # value and step of an epoch's end that is not kept yet
         self._kept = float("inf")  # best value of which there is a file
         self._clock = time.monotonic()
         self.last: Path | None = None
@@ -70,14 +70,14 @@ class Saver:
 
     def taken_up(self, path: Path | None, step: int) -> None:
         """The trainer has the state of a checkpoint."""
-        self._kept, self._improved = self.best, None
+        self._kept, self._observed = self.best, None
         self.saved_step = step
         self.last = path or self.last
 
     def observe(self, value: float) -> None:
         """An epoch's value of the metric that tells the best checkpoint."""
         self.best = min(self.best, value)
-        self._improved = (value, self._trainer.step) if value < self._kept else None
+        self._observed = (value, self._trainer.step)
 
     def ask_when_due(self) -> None:
         """Ask for a checkpoint when there was none for long; one clock decides, and all ranks hear of it."""
@@ -143,10 +143,13 @@ class Saver:
 
     def _mark(self, *, in_folder: bool) -> bool:
         """Whether the checkpoint that is taken now is the best one."""
-        current = self._improved is not None and self._improved[1] == self._trainer.step
-        self._marks = self._improved if in_folder and current else None
-        self._improved = None if in_folder else self._improved
-        return self._marks is not None
+        if not in_folder:
+            self._marks = None
+            return False
+        observed, self._observed = self._observed, None
+        best = observed is not None and observed[1] == self._trainer.step and observed[0] < self._kept
+        self._marks = observed if best else None
+        return best
 
     def _open(self, *, in_folder: bool) -> None:
         trainer, folder = self._trainer, self._trainer.run
@@ -222,7 +225,7 @@ class Saver:
         assert error is not None
         if self.saved_step == written.step:
             self.saved_step = -1
-        self._improved = self._marks
+        self._observed = self._observed or self._marks
         if isinstance(error, NonFiniteLossError):
             error = NonFiniteLossError(trainer.recorder.advice(str(error)))
         if asked is not None:

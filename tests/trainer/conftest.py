@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from jepa.data.memory import MemoryLoader
 from jepa.models import JEPA, Encoder, ImageTokenizer, Predictor
 from jepa.models.predictor import MaskedPredictor
-from jepa.trainer import Callback, JEPATrainer, RunHandle, create_trainer, events
+from jepa.trainer import Callback, JEPATrainer, RunHandle, create_trainer, events, saver
+from jepa.trainer.checkpoint import write_staged
 from jepa.trainer.live import LIVE_TRAINERS
 
 MakeModel = Callable[..., JEPA]
@@ -70,6 +71,17 @@ def make_trainer(make_model: MakeModel, tmp_path: Path) -> Iterator[MakeTrainer]
     for trainer in list(LIVE_TRAINERS):
         RunHandle(trainer).stop()
         assert trainer.ended.wait(30)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint takes longer than the few steps that these tests train after it."""
+
+    def write_slowly(state: Mapping[str, Any], path: Path) -> None:
+        time.sleep(0.2)
+        write_staged(state, path)
+
+    monkeypatch.setattr(saver, "write_staged", write_slowly)
 
 
 class Gate(Callback):

@@ -204,7 +204,7 @@ def test_a_fork_that_cannot_be_made_leaves_nothing(
 
 
 def test_an_edit_that_broke_the_run_is_not_made_again(
-    make_trainer: MakeTrainer, make_model: Callable[..., Any], loader: MemoryLoader
+    make_trainer: MakeTrainer, make_model: Callable[..., Any], loader: MemoryLoader, slow_disk: None
 ) -> None:
     deadly = At(_8=[Set("learning_rate", 1000.0, "hold"), Set("weight_decay", 1000.0, "hold")])
     first = make_trainer(run="a", callbacks=[deadly], clip_grad_norm=None)

@@ -217,8 +217,13 @@ def test_evaluate_works_before_the_first_training(make_trainer: MakeTrainer, loa
         make_trainer().evaluate()
 
 
-def test_the_best_checkpoint_is_the_one_of_the_lowest_monitor(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
+@pytest.mark.parametrize("disk", ["quick", "slow"])
+def test_the_best_checkpoint_is_the_one_of_the_lowest_monitor(
+    make_trainer: MakeTrainer, loader: MemoryLoader, request: pytest.FixtureRequest, disk: str
+) -> None:
     values = iter([0.5, 0.2, 0.4, 0.3])
+    if disk == "slow":  # the next epoch ends before the last one's checkpoint is written
+        request.getfixturevalue("slow_disk")
 
     class Scripted(Callback):
         def on_epoch_ended(self, trainer: JEPATrainer, event: events.EpochEnded) -> None:
