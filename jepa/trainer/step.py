@@ -63,6 +63,7 @@ class TrainStep:
         self._forward: Forward = torch.compile(forward) if compiled else forward  # type: ignore[assignment]
         self._target = objective.model.target
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._alike = not self._sharded and len({(p.device, p.dtype, p.layout) for p in self._parameters}) == 1
         self.updating = False  # from the first weight that changes until whoever counts steps has counted this one
 
     def __call__(
@@ -84,18 +85,27 @@ class TrainStep:
             losses.loss.backward()
         else:
             losses = self._accumulate(batches, draws)
-        grad_norm = self._grad_norm() if clip is None else nn.utils.clip_grad_norm_(self._parameters, clip)
-        if self._sharded:
-            grad_norm = ranks.whole(grad_norm)
+        grad_norm = self._clip(clip)
         self.updating = True
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:  # what zero_grad does, at a tenth of its cost
+            parameter.grad = None
         self._target.update(ema_momentum)
         return StepResult(losses.loss.detach(), losses.terms, losses.embedding, grad_norm)
 
-    def _grad_norm(self) -> Tensor:
-        """What clipping would look at: it is watched whether or not it is bounded."""
-        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+    def _clip(self, largest: float | None) -> Tensor:
+        """The norm of the gradient, which is watched whether or not it is bounded; a larger one is scaled down."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not self._alike or not gradients:
+            norm = nn.utils.get_total_norm(gradients)
+            if largest is not None:
+                nn.utils.clip_grads_with_norm_(self._parameters, largest, norm)
+            return ranks.whole(norm) if self._sharded else norm
+        # The same numbers at half the cost: torch sorts the gradients by device and type, twice, at every step.
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # type: ignore[attr-defined]
+        if largest is not None:
+            torch._foreach_mul_(gradients, torch.clamp(largest / (norm + 1e-6), max=1.0))  # type: ignore[attr-defined]
+        return norm
 
     def _losses(self, batch: Any, draw: Draw) -> Losses:
         views = self._objective.views(to_device(batch, self._device), draw)

@@ -50,7 +50,7 @@ def nearly_free() -> Objective:
 
 
 def bare_loop(batches: TimedBatches) -> Callable[[], None]:
-    """The leanest loop we can write that does the same: fused AdamW, multi-tensor EMA, clipping, the same loss."""
+    """A lean loop of the functions that PyTorch offers: fused AdamW, multi-tensor EMA, clipping, the same loss."""
     objective = nearly_free()
     parameters = [p for p in objective.parameters() if p.requires_grad]
     matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]

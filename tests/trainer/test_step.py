@@ -147,6 +147,26 @@ def test_the_gradient_is_clipped_and_its_norm_before_that_reported(
         assert moved.item() == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("types", [[torch.float32] * 3, [torch.float32, torch.float64, torch.float32]])
+@pytest.mark.parametrize(("scale", "largest"), [(1.0, 0.5), (0.01, 0.5), (1.0, None), (float("nan"), 0.5)])
+def test_clipping_gives_the_numbers_that_torch_gives(
+    types: list[torch.dtype], scale: float, largest: float | None, make_model: Callable[..., JEPA]
+) -> None:
+    weights = [nn.Parameter(torch.zeros(n, 3, dtype=kind)) for n, kind in enumerate(types, start=1)]
+    gradients = [scale * torch.randn_like(weight) for weight in weights]
+    parameters = [*weights, nn.Parameter(torch.zeros(2))]  # the last one gets no gradient
+    step = TrainStep(StatePair(make_model()), torch.optim.SGD(parameters, lr=0.1), CPU, {})
+    norms: list[Tensor] = []
+    clipped: list[list[Any]] = []
+    for clip in (step._clip, lambda most: nn.utils.clip_grad_norm_(parameters, most or math.inf)):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        norms.append(clip(largest))
+        clipped.append([weight.grad for weight in weights])
+    torch.testing.assert_close(norms[0], norms[1], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(clipped[0], clipped[1], rtol=0, atol=0, equal_nan=True)
+
+
 def test_gradients_are_gone_after_the_step_and_the_target_has_none(make_model: Callable[..., JEPA], pairs: Any) -> None:
     objective = StatePair(make_model())
     step, _ = make_step(objective)
