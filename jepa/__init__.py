@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa.models import JEPA, Encoder, ImageTokenizer, MaskedPredictor, Predictor, SeriesTokenizer
 from jepa.replay import replay
-from jepa.trainer import JEPAEvaluator, JEPATrainer, TrainerConfig, create_trainer
+from jepa.trainer import JEPAEvaluator, JEPATrainer, TrainerConfig, attach, create_trainer
 from jepa.trainer import fork_run as fork
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ __all__ = [
     "SeriesTokenizer",
     "TrainerConfig",
     "__version__",
+    "attach",
     "create_trainer",
     "fork",
     "preset",

@@ -54,7 +54,8 @@ class At(Callback):
 HANDS = {
     4: [Pause(), Step(2), Resume()],
     7: [Set("learning_rate", 3e-4), Set("ema_momentum", 0.9, "hold")],
-    11: [Set("variance_weight", 0.5), Set("weight_decay", 0.2)],
+    11: [Set("variance_weight", 0.5), Set("weight_decay", 0.2, "schedule")],
+    12: [Set("ema_momentum", 0.95, "schedule")],
     20: [Set("learning_rate", 5e-3, "hold")],
     22: [Rewind("step-00000012.pt")],
 }
@@ -63,7 +64,9 @@ HANDS = {
 def test_a_run_steered_by_hand_is_repeated_by_a_machine(make: Make, loader: MemoryLoader, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = make(
-        callbacks=[At({step: list(asked) for step, asked in HANDS.items()} | {14: [Set("covariance_weight", 0.3)]})]
+        callbacks=[
+            At({step: list(asked) for step, asked in HANDS.items()} | {14: [Set("covariance_weight", 0.3, "schedule")]})
+        ]
     )
     first.train(loader, num_epochs=5)
     torch.manual_seed(2)
@@ -87,10 +90,12 @@ def test_a_run_that_was_stopped_killed_and_planned_anew_is_repeated(
                 trainer.saver.saved_step = trainer.step  # nothing is rescued, as after a kill
                 raise KeyboardInterrupt
 
-    first = make(callbacks=[At({8: [Set("learning_rate", 2e-3)], 9: [Stop()]})])
+    first = make(callbacks=[At({8: [Set("learning_rate", 2e-5, "schedule")], 9: [Stop()]})])
     first.train(loader, num_epochs=2)
     assert first.step == 9
-    second = make(callbacks=[At({13: [Set("ema_momentum", 0.8)], 15: [Set("variance_weight", 0.2)]}), Die()])
+    second = make(
+        callbacks=[At({13: [Set("ema_momentum", 0.8, "schedule")], 15: [Set("variance_weight", 0.2)]}), Die()]
+    )
     with pytest.raises(KeyboardInterrupt):
         second.train(loader, num_epochs=4)
     third = make()

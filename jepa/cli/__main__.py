@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate a checkpoint",
     "batch": "run a notebook with parameters, on one or several processes",
     "runs": "list runs, what became of them, and which can be resumed",
+    "attach": "watch or steer a run that trains in another process",
     "resume": "go on with a run that was interrupted or stopped",
     "generate-config": "write a commented configuration that trains as it is",
 }

@@ -10,6 +10,7 @@ from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
 from jepa.trainer.inspection import Inspection
 from jepa.trainer.recorder import NonFiniteLossError
+from jepa.trainer.remote import RemoteRun, attach
 from jepa.trainer.replay import Replay
 from jepa.trainer.run import RunConflictError, RunFolder
 from jepa.trainer.signals import TrainingInterrupted
@@ -25,6 +26,7 @@ __all__ = [
     "JEPAEvaluator",
     "JEPATrainer",
     "NonFiniteLossError",
+    "RemoteRun",
     "Replay",
     "RunConflictError",
     "RunFolder",
@@ -32,6 +34,7 @@ __all__ = [
     "Status",
     "TrainerConfig",
     "TrainingInterrupted",
+    "attach",
     "create_trainer",
     "fork_run",
 ]

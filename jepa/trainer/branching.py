@@ -7,13 +7,14 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.files import JSONLines, write_text
 from jepa.trainer.checkpoint import CheckpointFolder, link, read_plain
-from jepa.trainer.journal import Journal
+from jepa.trainer.control import EditedByHand
+from jepa.trainer.journal import Edit, Journal
 from jepa.trainer.ranks import on_rank_zero
 from jepa.trainer.run import RunFolder
 
@@ -77,6 +78,14 @@ def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -
     elif trainer.is_live:
         lineage.say_branched()
     return folder
+
+
+def link_edits(edits: Iterable[Edit], source: Path, target: Path) -> None:
+    """Keep the weights that were changed by hand in another folder, too, where they are still there."""
+    names = [edit.command.checkpoint for edit in edits if isinstance(edit.command, EditedByHand)]
+    for name in names:
+        if (source / name).exists():
+            link(source / name, target / Path(name).name)
 
 
 def folder_of_fork(parent: RunFolder, name: str) -> Path:
@@ -151,6 +160,8 @@ def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str,
             shutil.copyfile(parent.path / name, folder.path / name)
     told, stamp = Journal.read(parent.journal_path), state.get("journal") or {}
     tick = told.tick_of(stamp)
+    repeats = told.edits(tick) if tick is not None else []
+    link_edits(repeats, parent.checkpoints.path, folder.checkpoints.path)
     line: dict[str, Any] = {
         "tick": 0,
         "segment": 0,
@@ -162,7 +173,7 @@ def _build(folder: RunFolder, parent: RunFolder, path: Path, state: Mapping[str,
         "continues": None,
         "run": secrets.token_hex(8),
         "origin": {key: stamp.get(key) for key in ("run", "tick")},
-        "repeats": [edit.as_data() for edit in told.edits(tick)] if tick is not None else [],
+        "repeats": [edit.as_data() for edit in repeats],
         "plans": [list(plan) for plan in told.plans(tick)] if tick is not None else [],
     }
     journal = JSONLines(folder.journal_path, durable=True)

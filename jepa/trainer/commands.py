@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import control, events
 from jepa.trainer.branching import branch_off, folder_of_fork, go_back
+from jepa.trainer.by_hand import take_weights
 from jepa.trainer.checkpoint import CheckpointError
 from jepa.trainer.control import Command, Ticket
 from jepa.trainer.inspection import inspect
@@ -38,11 +39,12 @@ class CommandTable:
             control.Step: lambda command: ({}, lambda: gate.resume(command.n)),
             control.Stop: lambda command: ({}, gate.stop),
             control.Set: self._set,
+            control.EditedByHand: self._take_weights,
             control.SaveCheckpoint: self._save,
             control.Rewind: self._rewind,
             control.Fork: self._fork,
             control.Evaluate: self._evaluate,
-            control.Inspect: lambda command: ({}, lambda: inspect(trainer)),
+            control.Inspect: lambda command: ({}, lambda: inspect(trainer, command.parts)),
         }
 
     def apply(self, tickets: Iterable[Ticket]) -> None:
@@ -54,7 +56,7 @@ class CommandTable:
                 self._apply_one(ticket)
             except BaseException as error:
                 refused = (ValueError, OSError, TypeError, CheckpointError)
-                if isinstance(error, refused) and not isinstance(ticket.command, control.Settle):
+                if isinstance(error, refused) and not isinstance(ticket.command, control.Settle | control.Stop):
                     self._refuse(ticket, error)
                     continue
                 for unanswered in (ticket, *waiting):  # it ends the run, and nobody may wait for an answer for ever
@@ -70,10 +72,15 @@ class CommandTable:
         if type(command) not in self._prepare:
             raise TypeError(f"{type(command).__name__} is not a command that can be applied")
         result, effect = self._prepare[type(command)](command)
+        self._settle_by_hand(command)
         data, source, counts = command.as_data(), ticket.source, self._counts(ticket)
         told = "CommandApplied" if counts else "CommandIgnored"
         on_rank_zero(lambda: self._write_down(command, told, command=data, source=source, result=result))
         value = effect() if counts else None
+        if isinstance(command, control.Set | control.Rewind | control.Evaluate):
+            trainer.write_status()  # a run that is paused says nothing by itself
+        if isinstance(command, control.Rewind | control.Fork):
+            self._gate.watch_again()
         step, epoch = trainer.step, trainer.epoch
 
         def applied(ticket: Ticket) -> None:
@@ -87,6 +94,13 @@ class CommandTable:
             trainer.saver.when_written(Asked(ticket, applied, self._refuse))
         else:
             applied(ticket)
+
+    def _settle_by_hand(self, command: Command) -> None:
+        """What a hand changed is found before anything uses the weights, or leaves the pause."""
+        if isinstance(command, control.Stop):
+            self._gate.by_hand.settle_to_stop()
+        elif not isinstance(command, control.Pause | control.Set | control.Inspect | control.Rewind):
+            self._gate.by_hand.settle()
 
     def _write_down(self, asked: Command, event: str, **fields: Any) -> None:
         """Write a line; where the disk refuses, it is written later, unless the command changes the training."""
@@ -115,6 +129,11 @@ class CommandTable:
         rates, step = self._trainer.rates, self._trainer.step
         result = rates.check(step, command.name, command.value, command.mode)
         return result, lambda: rates.edit(step, command.name, result["new"], result["mode"])
+
+    def _take_weights(self, command: control.EditedByHand) -> Prepared:
+        trainer = self._trainer
+        path = (trainer.run.checkpoints.path if trainer.run is not None else Path()) / command.checkpoint
+        return {"path": str(path)}, lambda: take_weights(trainer, path)
 
     def _save(self, command: control.SaveCheckpoint) -> Prepared:
         trainer = self._trainer

@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+INSPECTED_PARTS = ("samples", "model", "attention")
+
+Mode = Literal["scale", "hold", "schedule"]
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -61,12 +65,14 @@ class Set(Command):
         name: One of `trainer.hyper_parameters()`.
         value: The new value, inside the range declared there.
         mode: For what is scheduled: `"scale"` keeps the shape of the rest of the schedule and rescales it so that
-            it passes through `value` now; `"hold"` stays at `value` until the end.
+            it passes through `value` now; `"hold"` stays at `value` until the end; `"schedule"` lays a new schedule
+            from the present value to `value` at the last step of the run (linear for the EMA momentum, a cosine for
+            all else).
     """
 
     name: str
     value: float
-    mode: Literal["scale", "hold"] = "scale"
+    mode: Mode = "scale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,17 @@ class Fork(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class EditedByHand(Command):
+    """Take the weights that a hand gave the model while the run was paused; only a journal asks for this.
+
+    Args:
+        checkpoint: The file that keeps them, in the run's `checkpoints/` unless it is a whole path.
+    """
+
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settle(Command):
     """Say what became of a checkpoint that was written beside the training (the writer's own message).
 
@@ -111,7 +128,21 @@ class Settle(Command):
 
 @dataclass(frozen=True, slots=True)
 class Inspect(Command):
-    """Take a CPU copy of the last batch, its views and its embeddings (the ticket's `value`)."""
+    """Take a CPU copy of the last batch, its views and its embeddings (the ticket's `value`).
+
+    Args:
+        parts: What else to look at, of `INSPECTED_PARTS`; `()` takes one forward pass and nothing more.
+    """
+
+    parts: tuple[str, ...] = INSPECTED_PARTS
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part not in INSPECTED_PARTS]
+        if unknown or isinstance(self.parts, str):
+            raise ValueError(
+                f"parts must be names of {', '.join(map(repr, INSPECTED_PARTS))}, such as ('samples',), "
+                f"got {self.parts!r}"
+            )
 
 
 class Ticket:

@@ -88,7 +88,7 @@ class CommandApplied(Event):
 
     Attributes:
         command: The command as data, e.g. `{"type": "Set", "name": "learning_rate", "value": 0.001}`.
-        source: Who asked: `"handle"`, `"panel"`, `"signal"`, `"callback"`.
+        source: Who asked: `"handle"`, `"panel"`, `"signal"`, `"callback"`, `"remote"` (another process).
         result: What it did, JSON-serializable for the journal, e.g. `{"old": 0.01, "new": 0.001}`.
         error: Why it was refused, or `None`.
     """

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jepa.trainer.by_hand import HandEdits
 from jepa.trainer.commands import CommandTable
-from jepa.trainer.control import Ticket
+from jepa.trainer.control import EditedByHand, Ticket
 from jepa.trainer.journal import Edit
 from jepa.trainer.ranks import CommandExchange, command_exchange
 
@@ -24,6 +25,7 @@ class Gate:
         stopping: Whether the run has been asked to end.
         until: Step before which a replay holds on; `None` outside of replays. In one, the journal alone decides what
             changes the training.
+        by_hand: What is changed in the model by a hand while the run is paused.
     """
 
     def __init__(self, trainer: JEPATrainer) -> None:
@@ -35,10 +37,12 @@ class Gate:
         self._edits: deque[Edit] = deque()
         self.stopping = False
         self.until: int | None = None
+        self.by_hand = HandEdits(trainer)
 
     def open(self) -> None:
         """A run begins or goes on: nothing is asked of it yet."""
         self._exchange = self._exchange or command_exchange(self._trainer.control)
+        self.by_hand.forget()
         self._paused = self.stopping = False
         self._allowed = None
 
@@ -55,7 +59,8 @@ class Gate:
         """Apply what was asked for, and hold while the run is paused; whether there is a next step."""
         assert self._exchange is not None
         while self._edits and self._edits[0].step <= self._trainer.step:
-            self._commands.apply([Ticket(self._edits.popleft().command, "journal")])
+            self._make_again(self._edits[0])
+            self._edits.popleft()
         if self.until is not None and self._trainer.step >= self.until:
             self.stop()
         if self._allowed == 0:
@@ -66,6 +71,12 @@ class Gate:
             self._commands.apply(self._exchange.wait(POLL_SECONDS))
         return not self.stopping
 
+    def _make_again(self, edit: Edit) -> None:
+        ticket = Ticket(edit.command, "journal")
+        self._commands.apply([ticket])
+        if isinstance(edit.command, EditedByHand):
+            ticket.result(0)  # without these weights it would be another run
+
     def step_taken(self) -> None:
         """One step is done."""
         if self._allowed is not None:
@@ -73,13 +84,21 @@ class Gate:
 
     def pause(self) -> None:
         """Hold before the next step."""
+        if not self._paused:
+            self.by_hand.watch()
         self._trainer.recorder.pause()
         self._paused, self._allowed = True, None
         self._trainer.set_state("paused")
 
+    def watch_again(self) -> None:
+        """The run itself has changed its weights; nothing, unless it is paused."""
+        if self._paused:
+            self.by_hand.watch()
+
     def resume(self, steps: int | None = None) -> None:
         """Go on, for `steps` updates or until the end."""
         self._trainer.recorder.resume()
+        self.by_hand.forget()
         self._paused, self._allowed = False, steps
         self._trainer.set_state("running")
 

@@ -9,21 +9,29 @@ crash or by going back to a checkpoint is not among them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jepa.files import read_lines
-from jepa.trainer.control import Set
+from jepa.trainer.control import EditedByHand, Set
 
 Line = Mapping[str, Any]
 
+EDITS: dict[str, type[Set | EditedByHand]] = {kind.__name__: kind for kind in (Set, EditedByHand)}
+EDITING = ("CommandApplied", "CommandRefused", "EditedByHand")
+
 
 class Edit(NamedTuple):
-    """A hyper-parameter that was set before the step that follows `step` completed ones."""
+    """What was changed before the step that follows `step` completed ones: a hyper-parameter, or weights by hand."""
 
     step: int
-    command: Set
+    command: Set | EditedByHand
+
+    def __str__(self) -> str:
+        command = self.command
+        what = f"{command.name}={command.value:g}" if isinstance(command, Set) else "weights changed by hand"
+        return f"{what} at step {self.step}"
 
     def as_data(self) -> dict[str, Any]:
         """As a journal keeps it."""
@@ -120,12 +128,12 @@ class Journal:
         edits: list[Edit] = []
         for line in self.led_to(tick):
             edits += read_edits(line.get("repeats"))
-            if line.get("event") not in ("CommandApplied", "CommandRefused") or line.get("source") == "journal":
+            if line.get("event") not in EDITING or line.get("source") == "journal":
                 continue
             edit = _edit(line)
             if edit is None:
                 continue
-            if line["event"] == "CommandApplied":
+            if line["event"] != "CommandRefused":
                 edits.append(edit)
             elif edit in edits:  # it was written down, but could not be done
                 edits.remove(edit)
@@ -154,9 +162,12 @@ def read_edits(lines: Any) -> list[Edit]:
 
 def _edit(line: Line) -> Edit | None:
     command = line.get("command")
-    if not isinstance(command, Mapping) or command.get("type") != "Set" or not isinstance(line.get("step"), int):
+    if not isinstance(command, Mapping) or not isinstance(line.get("step"), int):
         return None
-    known = {field.name for field in fields(Set)}
-    if not {"name", "value"} <= command.keys():
+    kind = EDITS.get(str(command.get("type")))
+    if kind is None:
         return None
-    return Edit(line["step"], Set(**{key: value for key, value in command.items() if key in known}))
+    known = fields(kind)
+    if not {field.name for field in known if field.default is MISSING} <= command.keys():
+        return None
+    return Edit(line["step"], kind(**{field.name: command[field.name] for field in known if field.name in command}))

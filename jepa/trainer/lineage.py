@@ -264,7 +264,7 @@ def _lost_edits(told: Journal, tick: int | None) -> list[Edit]:
     """Edits made after a checkpoint, which a killed run makes again; not those after which the loss was not finite."""
     lost = told.edits()[len(told.edits(tick)) :] if tick is not None else []
     if lost and told.broke_by_numbers:
-        named = ", ".join(f"{edit.command.name}={edit.command.value:g} at step {edit.step}" for edit in lost)
+        named = ", ".join(map(str, lost))
         warnings.warn(f"the loss was not finite after {named}, which is not set again", RuntimeWarning, stacklevel=7)
         return []
     return lost

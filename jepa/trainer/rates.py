@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -11,12 +12,20 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.objectives.base import HyperParameter, Objective
+from jepa.trainer.control import Mode
 from jepa.trainer.schedules import Adjustable, Schedule, constant, cosine, linear, warmup_cosine
 
 LEARNING_RATE = HyperParameter(1e-3, 0.0, 1e3, "per step")
 WEIGHT_DECAY = HyperParameter(0.05, 0.0, 1e3, "decoupled")
 EMA_MOMENTUM = HyperParameter(0.99, 0.0, 1.0, "share of the old target kept")
 CLIP = HyperParameter(1.0, 1e-8, 1e8, "largest gradient norm")
+LOG_EVERY = HyperParameter(10, 1, 1e9, "steps between two records", whole=True)
+
+NEEDED = {  # what some numbers need of the trainer to be there
+    "clip_grad_norm": "it clips nothing; create the trainer with a limit, such as clip_grad_norm=1e8, to set it later",
+    "weight_decay": "nothing decays, so nothing says which weights should; create the trainer with some weight_decay",
+    "ema_momentum": "its target is no moving average",
+}
 
 
 class GroupRates:
@@ -63,7 +72,7 @@ class GroupRates:
         """Whether the scheduled rate can be rescaled; a rate of 0 can only be held."""
         return max(self._scheduled or self._present()) > 0
 
-    def edit(self, value: float, mode: Literal["scale", "hold"]) -> None:
+    def edit(self, value: float, mode: Mode) -> None:
         """Make the largest rate `value`, and go on along the rescaled schedule or stay there."""
         scheduled = self._scheduled or self._present()
         peak = max(scheduled)
@@ -77,6 +86,23 @@ class GroupRates:
         else:
             self._held = [value * ratio for ratio in ratios]
         self._write_edited()
+
+    @property
+    def course(self) -> str:
+        """How the rates go on, in words."""
+        if self._scheduler is None:
+            return "as your own code sets it"
+        return "held" if self._held else self._words(self._scale)
+
+    def course_after(self, value: float, mode: Mode) -> str:
+        """How they would go on after an edit."""
+        if self._scheduler is None:
+            return self.course
+        return "held" if mode == "hold" else self._words(value / max(self._scheduled or self._present()))
+
+    @staticmethod
+    def _words(scale: float) -> str:
+        return "as planned" if scale == 1.0 else f"rescaled x {scale:.4g}"
 
     def write(self, rates: Iterable[float]) -> None:
         """Give each group its rate."""
@@ -146,6 +172,8 @@ class Rates:
         self._decay_shares = shares(decays)
         self.applied_rate = self._rate_base  # of the last step
         self._applied_decay: float | None = None
+        self._total = 1
+        self._moving: list[str] = []  # of the objective's numbers, those that follow a schedule laid by hand
         self._adjustable = self._declare(objective)
         self.hyper: dict[str, Tensor] = {
             name: torch.tensor(spec.default, device=device) for name, spec in objective.hyper_parameters.items()
@@ -158,9 +186,12 @@ class Rates:
         if self._decay_base:
             table["weight_decay"] = Adjustable(WEIGHT_DECAY, constant(self._decay_base))
         if objective.model.target.kind == "ema":
-            table["ema_momentum"] = Adjustable(EMA_MOMENTUM, constant(self._config.ema_momentum), anchor=1.0)
+            table["ema_momentum"] = Adjustable(
+                EMA_MOMENTUM, constant(self._config.ema_momentum), anchor=1.0, shape=linear
+            )
         if self._config.clip_grad_norm is not None:
             table["clip_grad_norm"] = Adjustable(CLIP, constant(self._config.clip_grad_norm))
+        table["log_every"] = Adjustable(LOG_EVERY, constant(self._config.log_every))
         for name, spec in objective.hyper_parameters.items():
             table[name] = Adjustable(spec)
         return table
@@ -176,6 +207,7 @@ class Rates:
         """
         planned = self._schedules(total_steps)
         before = self._schedules(previous_total) if previous_total and previous_total != total_steps else {}
+        self._total = total_steps
         for name, schedule in planned.items():
             adjustable = self._adjustable[name]
             if name in before:
@@ -183,6 +215,9 @@ class Rates:
                 adjustable.replan(schedule, step)
             else:
                 adjustable.schedule = schedule
+        for adjustable in self._adjustable.values():
+            adjustable.stretch(step, total_steps)
+        self._fill(step)
 
     def _schedules(self, total_steps: int) -> dict[str, Schedule]:
         config, schedules = self._config, {}
@@ -213,6 +248,16 @@ class Rates:
                 for group, share in zip(groups, self._decay_shares, strict=True):
                     group["weight_decay"] = decay * share
 
+        self._fill(step)
+
+    def _fill(self, step: int) -> None:
+        """Give the objective the present values of its numbers that move."""
+        for name in self._moving:
+            self.hyper[name].fill_(self._adjustable[name](step))
+
+    def _find_moving(self) -> None:
+        self._moving = [name for name in self.hyper if self._adjustable[name].moves_by_hand]
+
     def after_step(self) -> None:
         """Step a scheduler of the user's that counts optimizer updates."""
         if self._config.scheduler_interval == "step":
@@ -237,6 +282,11 @@ class Rates:
         adjustable = self._adjustable.get("clip_grad_norm")
         return None if adjustable is None else adjustable(step)
 
+    @property
+    def log_every(self) -> int:
+        """Steps between two records."""
+        return int(self._adjustable["log_every"](0))
+
     def values(self, step: int) -> dict[str, tuple[HyperParameter, float]]:
         """Everything that can be edited: name to range and present value."""
         values = {"learning_rate": (LEARNING_RATE, self.learning_rate(step))}
@@ -247,34 +297,64 @@ class Rates:
         """Scheduled numbers worth recording beside the learning rate."""
         return {"ema_momentum": self.ema_momentum(step)} if "ema_momentum" in self._adjustable else {}
 
+    def courses(self) -> dict[str, str]:
+        """How everything that can be edited goes on at present, in words."""
+        rate = {} if self._planned else {"learning_rate": self._group_rates.course}
+        return {**rate, **{name: adjustable.course for name, adjustable in self._adjustable.items()}}
+
     def check(self, step: int, name: str, value: float, mode: str) -> dict[str, Any]:
         """Say what an edit would change; `edit` makes it.
 
         Returns:
-            `name`, `old`, `new` and `mode`.
+            `name`, `old`, `new`, `mode`, and `course`: how it goes on then, in words.
 
         Raises:
-            ValueError: The name is unknown, the value out of range, or there is nothing to rescale.
+            ValueError: The name is unknown, the value out of range, or nothing can be done in that mode.
         """
         known = self.values(step)
+        if name in NEEDED and name not in known:
+            raise ValueError(f"{name} cannot be set in this run: {NEEDED[name]}")
         if name not in known:
             raise unknown_key_error(name, known, "hyper-parameter")
-        if mode not in ("scale", "hold"):
-            raise ValueError(f"mode must be 'scale' or 'hold', got {mode!r}")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'scale', 'hold' or 'schedule', got {mode!r}")
         spec, old = known[name]
         new = spec.check(name, value)
         adjustable = self._adjustable.get(name)
+        if adjustable is None and mode == "schedule":
+            raise ValueError(
+                f"{name} is moved by your own scheduler or code, beside which no schedule can be laid: use "
+                "mode='scale' or 'hold'"
+            )
         scalable = self._group_rates.scalable() if adjustable is None else adjustable.scalable(step)
-        return {"name": name, "old": old, "new": new, "mode": mode if scalable else "hold"}
+        if spec.whole and mode == "schedule":
+            raise ValueError(f"{name} is a whole number, which follows no schedule: use mode='hold'")
+        mode = "hold" if mode == "scale" and (spec.whole or not scalable) else mode
+        return {
+            "name": name,
+            "old": old,
+            "new": new,
+            "mode": mode,
+            "course": self._course_after(step, name, new, cast(Mode, mode)),
+        }
 
-    def edit(self, step: int, name: str, value: float, mode: Literal["scale", "hold"]) -> None:
+    def _course_after(self, step: int, name: str, value: float, mode: Mode) -> str:
+        if name not in self._adjustable:
+            return self._group_rates.course_after(value, mode)
+        edited = copy.copy(self._adjustable[name])
+        edited.edit(step, value, mode, self._total)
+        return edited.course
+
+    def edit(self, step: int, name: str, value: float, mode: Mode) -> None:
         """Make an edit that `check` accepted."""
         if name not in self._adjustable:
             self._group_rates.edit(value, mode)
             return
-        self._adjustable[name].edit(step, value, mode)
+        adjustable = self._adjustable[name]
+        adjustable.edit(step, value, mode, self._total)
         if name in self.hyper:
-            self.hyper[name].fill_(value)
+            self.hyper[name].fill_(adjustable(step))
+            self._find_moving()
 
     def state_dict(self) -> dict[str, Any]:
         """The edits, by name."""
@@ -289,6 +369,7 @@ class Rates:
                 self._adjustable[name].load_state_dict(kept)
         for name, tensor in self.hyper.items():
             tensor.fill_(self._adjustable[name](0))
+        self._find_moving()
         if not self._planned and "group_rates" in state:
             self._group_rates.load_state_dict(state["group_rates"])
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from jepa.data.source import size_of
+from jepa.trainer.branching import link_edits
 from jepa.trainer.checkpoint import completed, read_checkpoint
+from jepa.trainer.control import EditedByHand
 from jepa.trainer.journal import Edit, Journal, Plan
 from jepa.trainer.run import RunFolder
 
@@ -66,7 +68,8 @@ class Score:
         initial: The state that it began with.
         final: The state to arrive at.
         checkpoint: Where `final` was read from.
-        edits: The hyper-parameters that were set on the way, with their steps.
+        edits: What was changed on the way, with the steps: hyper-parameters that were set, weights that a hand changed.
+        folder: Where the changed weights are.
         plans: Over how many steps the schedules were laid, and from which step on.
     """
 
@@ -75,6 +78,7 @@ class Score:
     checkpoint: Path
     edits: list[Edit]
     plans: list[Plan]
+    folder: Path
 
     @property
     def step(self) -> int:
@@ -103,7 +107,14 @@ def read_score(run: str | os.PathLike[str]) -> Score:
     tick = told.tick_of(final.get("journal"))
     if tick is None:
         raise ValueError(f"{path} was not written by this run, so its journal does not tell how it came about")
-    return Score(read_checkpoint(folder.checkpoints.initial), final, path, told.edits(tick), told.plans(tick))
+    return Score(
+        read_checkpoint(folder.checkpoints.initial),
+        final,
+        path,
+        told.edits(tick),
+        told.plans(tick),
+        folder.checkpoints.path,
+    )
 
 
 def perform(score: Score, trainer: JEPATrainer, loader: Any) -> Replay:
@@ -138,8 +149,22 @@ def perform(score: Score, trainer: JEPATrainer, loader: Any) -> Replay:
 def follow(score: Score, trainer: JEPATrainer) -> None:
     """Let a trainer begin where a run began, and be steered by that run's journal alone until its end."""
     trainer.lineage.restore(score.initial, score.checkpoint)
-    trainer.lineage.follow(score.edits)
+    trainer.lineage.follow(_within_reach(score, trainer))
     trainer.gate.until = score.step
+
+
+def _within_reach(score: Score, trainer: JEPATrainer) -> list[Edit]:
+    """The edits as the trainer can make them: weights changed by hand lie in its own folder, or are named in full."""
+    if trainer.run is not None:
+        if trainer.rank == 0:
+            link_edits(score.edits, score.folder, trainer.run.checkpoints.path)
+        return score.edits
+    return [
+        edit._replace(command=EditedByHand(str(score.folder / edit.command.checkpoint)))
+        if isinstance(edit.command, EditedByHand)
+        else edit
+        for edit in score.edits
+    ]
 
 
 def largest_difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:

@@ -211,7 +211,8 @@ class Saver:
         try:
             if written.path.stem != "initial":
                 self.last = written.path
-                trainer.journal("CheckpointSaved", step=written.step, durable=False, path=self._shown(written.path))
+                told = {"path": self._shown(written.path), "seconds": round(written.seconds, 3)}
+                trainer.journal("CheckpointSaved", step=written.step, durable=False, **told)
                 trainer.publish(events.CheckpointSaved(written.step, written.epoch, written.path, written.seconds))
         finally:
             if asked is not None:

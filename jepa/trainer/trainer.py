@@ -32,6 +32,7 @@ from jepa.objectives import Draw, HyperParameter, Objective, as_objective
 from jepa.trainer import events
 from jepa.trainer.background import in_background
 from jepa.trainer.branching import branch_off, go_back
+from jepa.trainer.by_hand import ModelChangedError
 from jepa.trainer.callback import Callback, EarlyStopping
 from jepa.trainer.checkpoint import FILE, SHARDED
 from jepa.trainer.control import Command, Control, Evaluate, Fork, Rewind, SaveCheckpoint, Ticket
@@ -40,6 +41,7 @@ from jepa.trainer.frontend import where
 from jepa.trainer.gate import Gate
 from jepa.trainer.handle import RunHandle
 from jepa.trainer.history import History
+from jepa.trainer.inbox import Inbox
 from jepa.trainer.lineage import Lineage
 from jepa.trainer.listeners import Listeners
 from jepa.trainer.live import LIVE_TRAINERS, take_over
@@ -134,6 +136,7 @@ class JEPATrainer:
         self.saver = Saver(self)
         self.lineage = Lineage(self)
         self.gate = Gate(self)
+        self.inbox = Inbox(self)
         stopping = [] if self.config.early_stopping is None else [EarlyStopping(self.config.early_stopping)]
         self.listeners = Listeners([*callbacks, *stopping], on_error=self.config.on_callback_error)
         self.batches_done = 0  # in this epoch
@@ -272,6 +275,10 @@ class JEPATrainer:
     def hyper_parameters(self) -> dict[str, tuple[HyperParameter, float]]:
         """What may be changed while training: name to range (with unit) and present value."""
         return self.rates.values(self.step)
+
+    def courses(self) -> dict[str, str]:
+        """How each of them goes on: `as planned`, `rescaled x 0.5`, `held`, `cosine to 1e-05 at step 400`."""
+        return self.rates.courses()
 
     @property
     def traceback(self) -> str:
@@ -431,6 +438,7 @@ class JEPATrainer:
                 self.ended.clear()
                 LIVE_TRAINERS.add(self)
                 self.state = "running"
+                self.inbox.open()
                 self.write_status()
                 if self.view is not None:
                     self.view.show()
@@ -604,7 +612,7 @@ class JEPATrainer:
 
     def _after_step(self, result: StepResult, batches: int) -> None:
         self.recorder.add(result, batches)
-        due = self.step % self.config.log_every == 0 or self.step == 1
+        due = self.step % self.rates.log_every == 0 or self.step == 1
         logged = self.recorder.log(result) if due else None  # before a callback may end the run
         if self.listeners.want_steps:
             self.publish(events.StepEnded(self.step, self.epoch, result.loss, result.terms))
@@ -670,7 +678,7 @@ class JEPATrainer:
         self._error = error
         self._trace = "".join(traceback.format_exception(error))
         torn = self._train_step is not None and self._train_step.updating
-        self.spoilt = torn or isinstance(error, NonFiniteLossError)
+        self.spoilt = torn or isinstance(error, NonFiniteLossError | ModelChangedError)
         try:
             self._rescue()
         finally:
@@ -709,6 +717,8 @@ class JEPATrainer:
             last_things.callback(self._refuse_queued)
             if self.run is not None:
                 last_things.callback(self.run.close)
+            last_things.callback(self.inbox.close)
+            last_things.callback(self._refuse_queued)
             for source in (self._source, self._validation):
                 if isinstance(source, DataLoaderSource):
                     last_things.callback(source.close)

@@ -29,7 +29,13 @@ def test_commands_apply_in_order_and_are_acknowledged(make_trainer: MakeTrainer,
     trainer.subscribe(lambda event: applied.append(event) if isinstance(event, events.CommandApplied) else None)
     tickets = apply(trainer, Pause(), Set("clip_grad_norm", 0.5), Resume(), Inspect())
     assert all(ticket.done and ticket.step == 6 for ticket in tickets)
-    assert tickets[1].result() == {"name": "clip_grad_norm", "old": 1.0, "new": 0.5, "mode": "scale"}
+    assert tickets[1].result() == {
+        "name": "clip_grad_norm",
+        "old": 1.0,
+        "new": 0.5,
+        "mode": "scale",
+        "course": "rescaled x 0.5",
+    }
     assert tickets[3].value.step == 6
     assert trainer.rates.clip(6) == 0.5
     assert [event.command["type"] for event in applied] == ["Pause", "Set", "Resume", "Inspect"]

@@ -29,12 +29,13 @@ def test_commands_are_plain_data(command: control.Command, data: dict[str, objec
 
 def test_every_command_says_its_name() -> None:
     kinds = [kind for kind in vars(control).values() if isinstance(kind, type) and issubclass(kind, control.Command)]
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     arguments: dict[type, tuple[object, ...]] = {
         Set: ("learning_rate", 1.0),
         control.Rewind: ("initial.pt",),
         control.Fork: ("branch",),
         control.Settle: (1,),
+        control.EditedByHand: ("edited.pt",),
     }
     for kind in kinds:
         command = kind(*arguments.get(kind, ()))

@@ -251,6 +251,7 @@ def test_everything_that_may_be_edited_is_listed_with_its_value(make_rates: Make
         "weight_decay": 0.05,
         "ema_momentum": 0.99,
         "clip_grad_norm": 1.0,
+        "log_every": 10,
         "variance_weight": 1.0,
         "covariance_weight": 2.5,
     }
@@ -258,7 +259,7 @@ def test_everything_that_may_be_edited_is_listed_with_its_value(make_rates: Make
 
 def test_what_the_run_does_not_have_is_not_offered(make_rates: MakeRates) -> None:
     rates, _ = make_rates(target="stop_gradient", clip_grad_norm=None, weight_decay=0.0)
-    assert set(rates.values(0)) == {"learning_rate", "variance_weight", "covariance_weight"}
+    assert set(rates.values(0)) == {"learning_rate", "log_every", "variance_weight", "covariance_weight"}
     assert rates.ema_momentum(0) == 1.0
     assert rates.clip(0) is None
     assert rates.extra_metrics(0) == {}
@@ -272,6 +273,7 @@ def test_an_edit_of_a_loss_weight_reaches_the_tensor_in_place(make_rates: MakeRa
         "old": 1.0,
         "new": 3.0,
         "mode": "scale",
+        "course": "rescaled x 3",
     }
     assert tensor.item() == 1.0
     rates.edit(0, "variance_weight", 3.0, "scale")
@@ -285,13 +287,57 @@ def test_an_edit_of_a_loss_weight_reaches_the_tensor_in_place(make_rates: MakeRa
         ("learning_rat", 0.1, "scale", "unknown hyper-parameter 'learning_rat'; did you mean 'learning_rate'"),
         ("ema_momentum", 1.5, "scale", r"ema_momentum must lie in \[0, 1\], got 1.5"),
         ("learning_rate", float("nan"), "hold", r"learning_rate must lie in \[0, 1000\], got nan"),
-        ("learning_rate", 0.1, "jump", "mode must be 'scale' or 'hold', got 'jump'"),
+        ("learning_rate", 0.1, "jump", "mode must be 'scale', 'hold' or 'schedule', got 'jump'"),
     ],
 )
 def test_a_bad_edit_is_refused(make_rates: MakeRates, name: str, value: float, mode: str, sentence: str) -> None:
     rates, _ = make_rates()
     with pytest.raises(ValueError, match=sentence):
         rates.check(0, name, value, mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("clip_grad_norm", "it clips nothing; create the trainer with a limit"),
+        ("weight_decay", "create the trainer with some weight_decay"),
+        ("ema_momentum", "no moving average"),
+    ],
+)
+def test_what_a_run_does_not_have_is_refused_with_the_reason(make_rates: MakeRates, name: str, sentence: str) -> None:
+    rates, _ = make_rates(target="shared", clip_grad_norm=None, weight_decay=0.0)
+    with pytest.raises(ValueError, match=f"{name} cannot be set in this run: .*{sentence}"):
+        rates.check(0, name, 0.5, "scale")
+
+
+def test_a_schedule_laid_by_hand_moves_a_loss_weight_at_every_step(make_rates: MakeRates) -> None:
+    rates, other = make_rates()[0], make_rates()[0]
+    rates.plan(11)
+    said = rates.check(1, "variance_weight", 0.0, "schedule")
+    assert (said["old"], said["new"], said["course"]) == (1.0, 0.0, "cosine to 0 at step 11")
+    assert rates.courses()["variance_weight"] == "as planned"
+    rates.edit(1, "variance_weight", 0.0, "schedule")
+    assert rates.courses()["variance_weight"] == said["course"]
+    moved = []
+    for step in range(1, 11):
+        rates.apply(step)
+        moved.append(rates.hyper["variance_weight"].item())
+    assert moved == pytest.approx([(1 + math.cos(math.pi * step / 9)) / 2 for step in range(10)])
+    other.load_state_dict(rates.state_dict())
+    other.plan(11, step=5)
+    assert other.hyper["variance_weight"].item() == pytest.approx(moved[4]), "before the first step, too"
+
+
+def test_no_schedule_is_laid_beside_a_scheduler_of_the_users(make_rates: MakeRates) -> None:
+    rates, _ = make_rates(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10))
+    with pytest.raises(ValueError, match=r"moved by your own scheduler or code.*'scale' or 'hold'"):
+        rates.check(0, "learning_rate", 1e-5, "schedule")
+    assert rates.courses()["learning_rate"] == "as planned"
+    assert rates.check(0, "learning_rate", 5e-4, "scale")["course"] == "rescaled x 0.5"
+    rates.edit(0, "learning_rate", 5e-4, "scale")
+    assert rates.courses()["learning_rate"] == "rescaled x 0.5"
+    rates.edit(0, "learning_rate", 5e-4, "hold")
+    assert rates.courses()["learning_rate"] == "held"
 
 
 def test_what_cannot_be_scaled_is_held(make_rates: MakeRates) -> None:
@@ -375,3 +421,34 @@ def test_a_value_that_the_new_plan_cannot_scale_is_held(make_rates: MakeRates) -
 def test_an_unknown_scheduler_is_refused(make_rates: MakeRates) -> None:
     with pytest.raises(ValueError, match="scheduler must be a torch scheduler, 'warmup_cosine' or None, got 'cosine'"):
         make_rates("cosine")
+
+
+def test_the_log_interval_is_a_whole_number_that_stays(make_rates: MakeRates) -> None:
+    rates, other = make_rates(log_every=7)[0], make_rates(log_every=7)[0]
+    spec, value = rates.values(0)["log_every"]
+    assert (spec.low, spec.unit, value) == (1, "steps between two records", 7)
+    said = rates.check(0, "log_every", 3, "scale")
+    assert (said["mode"], said["course"]) == ("hold", "held")
+    rates.edit(0, "log_every", said["new"], said["mode"])
+    other.load_state_dict(rates.state_dict())
+    assert (rates.log_every, other.log_every) == (3, 3)
+    for value, mode, sentence in (
+        (2.5, "hold", "whole number in"),
+        (0, "hold", r"in \[1, 1e\+09\]"),
+        (4, "schedule", "no schedule"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            rates.check(0, "log_every", value, mode)
+
+
+def test_records_follow_the_log_interval_from_the_next_step_on(
+    make_trainer: Callable[..., Any], loader: Any, make_gate: Any
+) -> None:
+    gate = make_gate(4)
+    trainer = make_trainer(callbacks=[gate], log_every=4)
+    run = trainer.start(loader, max_steps=12, wait=False)
+    assert gate.reached.wait(30)
+    ticket = run.set("log_every", 3)
+    gate.opened.set()
+    assert ticket.result(30)["new"] == 3
+    assert run.wait(30).steps("grad_norm") == [1, 4, 6, 9, 12]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa.objectives.base import HyperParameter
+from jepa.trainer.control import Mode
 from jepa.trainer.schedules import Adjustable, constant, cosine, linear, warmup_cosine
 
 POSITIVE = st.floats(1e-6, 1e3)
@@ -96,9 +97,53 @@ def test_a_schedule_at_its_anchor_cannot_be_scaled() -> None:
     assert not adjustable.scalable(10)
 
 
-@pytest.mark.parametrize("mode", ["scale", "hold"])
+@pytest.mark.parametrize("mode", ["scale", "hold", "schedule"])
 def test_an_edit_survives_its_state(mode: str) -> None:
     first, second = (Adjustable(RATE, cosine(1.0, 0.1, 50)) for _ in range(2))
-    first.edit(7, 0.4, mode)  # type: ignore[arg-type]
+    first.edit(7, 0.4, mode, 50)  # type: ignore[arg-type]
     second.load_state_dict(first.state_dict())
     assert [second(step) for step in range(50)] == [first(step) for step in range(50)]
+
+
+def test_a_schedule_laid_by_hand_leads_from_the_present_value_to_the_given_one() -> None:
+    adjustable = Adjustable(RATE, constant(0.8))
+    adjustable.edit(10, 0.2, "schedule", 31)
+    by_hand = cosine(0.8, 0.2, 21)
+    assert [adjustable(step) for step in range(10, 40)] == [by_hand(step - 10) for step in range(10, 40)]
+    assert (adjustable(10), adjustable(30)) == pytest.approx((0.8, 0.2))
+    momentum = Adjustable(MOMENTUM, linear(0.9, 1.0, 101), anchor=1.0, shape=linear)
+    momentum.edit(50, 0.99, "schedule", 101)
+    assert [momentum(step) for step in (50, 75, 100)] == pytest.approx([0.95, 0.97, 0.99])
+
+
+def test_an_adjustable_says_how_it_goes_on() -> None:
+    adjustable = Adjustable(RATE, linear(1.0, 0.0, 11))
+    said = [adjustable.course]
+    edits: list[tuple[float, Mode]] = [(0.25, "scale"), (0.2, "hold"), (0.1, "schedule"), (0.05, "scale")]
+    for value, mode in edits:
+        adjustable.edit(5, value, mode, 11)
+        said.append(adjustable.course)
+    assert said == [
+        "as planned",
+        "rescaled x 0.5",
+        "held",
+        "cosine to 0.1 at step 11",
+        "cosine to 0.1 at step 11, rescaled x 0.25",
+    ]
+    assert adjustable(10) == pytest.approx(0.025)
+    momentum = Adjustable(MOMENTUM, linear(0.9, 1.0, 11), anchor=1.0)
+    momentum.edit(0, 0.8)
+    assert momentum.course == "distance to 1 rescaled x 2"
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_a_schedule_laid_by_hand_is_stretched_to_another_end(rescaled: bool) -> None:
+    adjustable = Adjustable(RATE, constant(0.8))
+    adjustable.edit(0, 0.2, "schedule", 21)
+    if rescaled:
+        adjustable.edit(10, adjustable(10) / 2, "scale")
+    before = adjustable(15)
+    adjustable.stretch(15, 41)
+    assert adjustable(15) == pytest.approx(before)
+    assert adjustable(40) == pytest.approx(0.1 if rescaled else 0.2)
+    assert adjustable.course == f"cosine to {0.1 if rescaled else 0.2:g} at step 41"
