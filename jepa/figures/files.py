@@ -12,7 +12,7 @@ import numpy
 from jepa.files import atomic_path
 
 DPI = 100
-TRACES = ("scatter", "bar", "heatmap", "image")
+TRACES = ("scatter", "bar", "heatmap", "image", "table")
 MARKERS = {"circle": "o", "diamond": "D", "x": "x", "triangle-up": "^"}
 
 
@@ -40,7 +40,7 @@ def to_png(figure: Any, *, width: int | None = None, height: int | None = None) 
     """Draw a figure of this package as a PNG.
 
     Args:
-        figure: A plotly figure of scatter, bar, heatmap and image traces, with or without subplots.
+        figure: A plotly figure of scatter, bar, heatmap and image traces, with or without subplots, or one table.
         width: In pixels; the figure's own by default.
         height: In pixels; the figure's own by default.
 
@@ -66,12 +66,42 @@ def _canvas(figure: Any, width: int | None, height: int | None) -> Any:
     FigureCanvasAgg(canvas)
     if layout.title.text:
         canvas.suptitle(layout.title.text, x=0.02, ha="left", fontsize=11)
+    if figure.data and figure.data[0].type == "table":
+        _draw_table(figure.data[0], canvas)
+        return canvas
     panels = _panels(figure, canvas)
     for trace in figure.data:
         _draw(trace, panels[trace.xaxis or "x"])
     for name, axes in panels.items():
         _label(figure, name, axes)
     return canvas
+
+
+def _draw_table(trace: Any, canvas: Any) -> None:
+    """As many rows as there is room for; a picture cannot be scrolled."""
+    room = int(canvas.get_figheight() * DPI / trace.cells.height) - 2
+    rows = list(zip(*trace.cells.values, strict=True))
+    shown = rows if len(rows) <= room else [*rows[: room - 1], ["…"] * len(trace.header.values)]
+    widths = trace.columnwidth or [1] * len(trace.header.values)
+    total = sum(widths)
+    letters = [int(canvas.get_figwidth() * DPI * width / total / 5.2) for width in widths]  # of 8 points
+    cut = [
+        [text if len(text) <= most else f"{text[: most - 1]}…" for text, most in zip(row, letters, strict=True)]
+        for row in shown
+    ]
+    axes = canvas.add_subplot()
+    axes.axis("off")
+    if not cut:
+        cut = [[""] * len(letters)]
+    table = axes.table(
+        cut, colLabels=trace.header.values, colWidths=[width / total for width in widths], loc="upper left"
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    for (row, column), cell in table.get_celld().items():
+        cell.set_linewidth(0.3)
+        cell.set_facecolor(trace.header.fill.color if row == 0 else "white")
+        cell.get_text().set_horizontalalignment(trace.cells.align[column])
 
 
 def _encode(canvas: Any) -> bytes:
@@ -92,15 +122,17 @@ def _panels(figure: Any, canvas: Any) -> dict[str, Any]:
     for name in names:
         suffix = name[1:]
         x, y = figure.layout[f"xaxis{suffix}"].domain, figure.layout[f"yaxis{suffix}"].domain
-        domains[name] = (x or (0, 1))[0], (y or (0, 1))[0]
-    columns = sorted({round(left, 4) for left, _ in domains.values()})
-    rows = sorted({round(bottom, 4) for _, bottom in domains.values()}, reverse=True)
+        domains[name] = (x or (0, 1))[0], (y or (0, 1))[0], (x or (0, 1))[1]
+    columns = sorted({round(left, 4) for left, _, _ in domains.values()})
+    rows = sorted({round(bottom, 4) for _, bottom, _ in domains.values()}, reverse=True)
     if not names:
         return {}
     grid = canvas.add_gridspec(len(rows), len(columns))
     return {
-        name: canvas.add_subplot(grid[rows.index(round(bottom, 4)), columns.index(round(left, 4))])
-        for name, (left, bottom) in domains.items()
+        name: canvas.add_subplot(
+            grid[rows.index(round(bottom, 4)), columns.index(round(left, 4)) : sum(one < right for one in columns)]
+        )
+        for name, (left, bottom, right) in domains.items()
     }
 
 
@@ -152,8 +184,13 @@ def _label(figure: Any, name: str, axes: Any) -> None:
     axes.set_xlabel(x.title.text or "", fontsize=9)
     axes.set_ylabel(y.title.text or "", fontsize=9)
     axes.tick_params(labelsize=8)
+    if y.type == "log":
+        axes.set_yscale("log")
     if y.range is not None:
         axes.set_ylim(*y.range)
+    if x.tickangle:
+        axes.tick_params("x", rotation=-x.tickangle)
+        axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), ha="right", rotation_mode="anchor")
     if x.showticklabels is False:
         axes.set_xticks([])
         axes.set_yticks([])

@@ -35,6 +35,7 @@ from jepa.objectives.base import (
     Losses,
     Objective,
     Views,
+    by_sample,
     check_count,
     check_predictor,
     describe_batch,
@@ -50,6 +51,7 @@ from jepa.regularizers import (
 )
 
 Distance = Literal["mse", "l1", "smooth_l1"]
+Pair = tuple[Tensor, Tensor]  # prediction and target, (B S, frames, ..., D)
 DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
 
@@ -178,7 +180,8 @@ class ActionConditioned(Objective):
         """The loss of one batch. A term of weight 0 is computed all the same: it is shown, and may be turned up."""
         context = self._encode(self.model.encoder, views["observations"])
         target = self._targets(context, views["observations"])
-        forced, rolled = self._predict(context, target, views["actions"])
+        pairs = self._predict(context, target, views["actions"])
+        forced, rolled = (DISTANCES[self.distance](*pair) for pair in pairs)
         frames = context if context.ndim == 3 else context.mean(dim=2)
         told = widen(self.inverse(torch.cat([frames[:, :-1], frames[:, 1:]], dim=-1)))
         pooled = widen(frames)
@@ -194,6 +197,13 @@ class ActionConditioned(Objective):
         detached = {name: term.detach() for name, term in {"prediction": forced, **terms}.items()}
         return Losses(loss, detached, pooled[:, 0].detach())
 
+    def sample_losses(self, views: Views) -> Tensor:
+        """The teacher-forced prediction term of each trajectory, over all its windows."""
+        context = self._encode(self.model.encoder, views["observations"])
+        target = self._targets(context, views["observations"])
+        forced, _ = self._predict(context, target, views["actions"])
+        return by_sample(DISTANCES[self.distance](*forced, reduction="none"), len(context))
+
     def _encode(self, encoder: nn.Module, observations: Tensor) -> Tensor:
         """Frame by frame: (B, T, D) or (B, T, N, D)."""
         return encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
@@ -204,8 +214,8 @@ class ActionConditioned(Objective):
             return self._encode(self.model.target, observations)
         return context if self.model.target.kind == "shared" else context.detach()
 
-    def _predict(self, context: Tensor, target: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher-forced and multi-step distance, over all windows."""
+    def _predict(self, context: Tensor, target: Tensor, actions: Tensor) -> tuple[Pair, Pair]:
+        """Teacher-forced and multi-step predictions, and what they are compared with, of all windows."""
         history, steps = self.history, self.rollout_steps
         known = windows(context, history + steps)[:, :history]
         wanted = windows(target, history + steps)[:, 1:]
@@ -221,9 +231,8 @@ class ActionConditioned(Objective):
         if steps > 1:
             later = roll_out(predictor, torch.cat([known, rolled], dim=1), actions, history)
             rolled = torch.cat([rolled, later], dim=1)
-        distance = DISTANCES[self.distance]
         wanted = widen(wanted)
-        return distance(widen(forced), wanted[:, :history]), distance(widen(rolled), wanted[:, history - 1 :])
+        return (widen(forced), wanted[:, :history]), (widen(rolled), wanted[:, history - 1 :])
 
     def _parts(self, batch: Any) -> tuple[Tensor, Tensor]:
         observations, actions = None, None

@@ -52,12 +52,14 @@ class HyperParameter:
         low: Smallest allowed value.
         high: Largest allowed value.
         unit: Unit or short explanation, shown beside its control.
+        whole: Whether it counts something.
     """
 
     default: float
     low: float
     high: float
     unit: str = ""
+    whole: bool = False
 
     def check(self, name: str, value: float) -> float:
         """Return `value` as a float, or raise a ValueError that names the allowed range."""
@@ -65,6 +67,8 @@ class HyperParameter:
             raise ValueError(f"{name} must be a number in [{self.low:g}, {self.high:g}], got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"{name} must lie in [{self.low:g}, {self.high:g}], got {value:g}")
+        if self.whole and value != int(value):
+            raise ValueError(f"{name} must be a whole number in [{self.low:g}, {self.high:g}], got {value:g}")
         return float(value)
 
 
@@ -121,6 +125,7 @@ class Objective(nn.Module, ABC):
             weigh such terms: it does not while these are 0.
         paper: Training options (fields of `TrainerConfig`) of the paper, as shares of a run of any length;
             `create_trainer` starts from them.
+        sample_term: Name of the term that `sample_losses` tells apart by sample.
     """
 
     name: ClassVar[str]
@@ -129,6 +134,7 @@ class Objective(nn.Module, ABC):
     hyper_parameters: dict[str, HyperParameter] = {}
     batch_statistics: ClassVar[bool | tuple[str, ...]] = False
     paper: ClassVar[Mapping[str, Any]] = {}
+    sample_term: ClassVar[str] = "prediction"
 
     def __init__(self, model: JEPA, **weights: float) -> None:
         super().__init__()
@@ -163,6 +169,14 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """Encode, predict and compare."""
+
+    def sample_losses(self, views: Views) -> Tensor | None:
+        """What each sample has of the term `sample_term`: (B,), whose mean is that term.
+
+        Terms that are statistics of the whole batch are nobody's own, so they are not part of it. `None`, the default,
+        says that a method cannot tell.
+        """
+        return None
 
     @classmethod
     @abstractmethod
@@ -295,6 +309,17 @@ def smooth_l1_losses(
     embedding = pooled(out.context)
     prediction = F.smooth_l1_loss(widen(out.prediction), widen(F.layer_norm(out.target, out.target.shape[-1:])))
     return with_spread(prediction, embedding, hyper, normalization)
+
+
+def smooth_l1_by_sample(out: JEPAOutput) -> Tensor:
+    """The prediction term of `smooth_l1_losses`, sample by sample: (B,)."""
+    target = widen(F.layer_norm(out.target, out.target.shape[-1:]))
+    return by_sample(F.smooth_l1_loss(widen(out.prediction), target, reduction="none"), len(out.context))
+
+
+def by_sample(errors: Tensor, samples: int) -> Tensor:
+    """(samples,) means of errors whose first axis goes through the samples one after the other."""
+    return errors.reshape(samples, -1).mean(1)
 
 
 def with_spread(

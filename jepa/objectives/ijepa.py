@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from jepa.masks import BlockMaskSampler
-from jepa.models.jepa import JEPA
+from jepa.models.jepa import JEPA, JEPAOutput
 from jepa.models.predictor import MaskedPredictor
 from jepa.objectives.base import (
     Draw,
@@ -27,6 +27,7 @@ from jepa.objectives.base import (
     check_predictor,
     describe_batch,
     grid_of,
+    smooth_l1_by_sample,
     smooth_l1_losses,
     width_of,
 )
@@ -146,10 +147,15 @@ class IJEPA(Objective):
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
-        out = self.model(
-            views["images"], views["images"], context_mask=views["context_mask"], target_mask=views["target_mask"]
-        )
-        return smooth_l1_losses(out, hyper, self.normalization)
+        return smooth_l1_losses(self._predict(views), hyper, self.normalization)
+
+    def sample_losses(self, views: Views) -> Tensor:
+        """The prediction term of each image, over its target blocks."""
+        return smooth_l1_by_sample(self._predict(views))
+
+    def _predict(self, views: Views) -> JEPAOutput:
+        images = views["images"]
+        return self.model(images, images, context_mask=views["context_mask"], target_mask=views["target_mask"])
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

@@ -38,6 +38,7 @@ class LeJEPA(MultiView):
     """
 
     name = "lejepa"
+    sample_term = "agreement"
     hyper_parameters = {"sigreg_weight": HyperParameter(0.8, 0.0, 1.0, "SIGReg; 1 minus it weighs the agreement")}
     usual = {4: ImageViews(), 3: SeriesViews(), 2: VectorViews(num_global=4)}
     paper = {
@@ -72,13 +73,22 @@ class LeJEPA(MultiView):
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
         projections, embedding = self.project(views)
-        centres = projections[: self.num_global(views)].mean(0)
-        agreement = (projections - centres).square().mean()
+        agreement = self._distances(projections, views).mean()
         normality = sigreg(projections, views["directions"], normalization=self.normalization)
         weight = hyper["sigreg_weight"]
         loss = (1 - weight) * agreement + weight * normality
         terms = {"agreement": agreement.detach(), "sigreg": normality.detach()}
         return Losses(loss, terms, embedding.detach())
+
+    def sample_losses(self, views: Views) -> Tensor:
+        """The agreement of each sample's views, of projections that are normalised over the whole batch."""
+        projections, _ = self.project(views)
+        return self._distances(projections, views).mean((0, 2))
+
+    def _distances(self, projections: Tensor, views: Views) -> Tensor:
+        """Squared, of all views to the mean of the global ones: (V, B, P)."""
+        centres = projections[: self.num_global(views)].mean(0)
+        return (projections - centres).square()
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepa.models.jepa import JEPA
+from jepa.models.jepa import JEPA, JEPAOutput
 from jepa.models.mlp import MLPPredictor
 from jepa.models.predictor import Predictor
 from jepa.objectives.base import (
@@ -24,6 +24,7 @@ from jepa.objectives.base import (
     Views,
     check_predictor,
     describe_batch,
+    smooth_l1_by_sample,
     smooth_l1_losses,
     width_of,
 )
@@ -76,8 +77,14 @@ class StatePair(Objective):
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
-        out = self.model(views["context"], views["target"])
-        return smooth_l1_losses(out, hyper, self.normalization)
+        return smooth_l1_losses(self._predict(views), hyper, self.normalization)
+
+    def sample_losses(self, views: Views) -> Tensor:
+        """The prediction term of each pair."""
+        return smooth_l1_by_sample(self._predict(views))
+
+    def _predict(self, views: Views) -> JEPAOutput:
+        return self.model(views["context"], views["target"])
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

@@ -39,6 +39,7 @@ class VICReg(MultiView):
     """
 
     name = "vicreg"
+    sample_term = "invariance"
     hyper_parameters = {
         "invariance_weight": HyperParameter(1.0, 0.0, 1e3, "squared distance of two views"),
         "variance_weight": HyperParameter(1.0, 0.0, 1e3, "variance term, deviation 1"),
@@ -87,6 +88,11 @@ class VICReg(MultiView):
         }
         loss = torch.stack([hyper[f"{name}_weight"] * term for name, term in terms.items()]).sum()
         return Losses(loss, {name: term.detach() for name, term in terms.items()}, embedding.detach())
+
+    def sample_losses(self, views: Views) -> Tensor:
+        """The invariance term of each sample, of projections that are normalised over the whole batch."""
+        first, second = self.project(views)[0]
+        return (first - second).square().mean(1)
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

@@ -12,7 +12,7 @@ D features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from jepa.objectives.base import (
     Losses,
     Objective,
     Views,
+    by_sample,
     check_predictor,
     describe_batch,
     grid_of,
@@ -181,27 +182,38 @@ class VJEPA(Objective):
 
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """The loss of one batch."""
-        videos = views["videos"]
-        target = widen(self.model.target(videos))
-        target = F.layer_norm(target, target.shape[-1:])
         errors, embeddings = [], []
-        for group in range(len(self.masks)):
-            seen, hidden = views[f"context_mask_{group}"], views[f"target_mask_{group}"]
-            context = self.model.encoder(videos, keep=seen)
-            prediction = self.model.predictor(context, seen, hidden, group=group)  # type: ignore[misc]
-            errors.append(self._distance(prediction, gather_tokens(target, hidden)))
+        for error, context in self._errors(views):
+            errors.append(error.mean() / self.loss_power)  # exact where the power is 1
             embeddings.append(pooled(context))
         error, embedding = torch.stack(errors).mean(), torch.stack(embeddings).mean(0)
         return with_spread(error, embedding, hyper, self.normalization)
 
-    def _distance(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def sample_losses(self, views: Views) -> Tensor:
+        """The prediction term of each clip, over all groups of masks."""
+        samples = len(views["videos"])
+        errors = [by_sample(error, samples) / self.loss_power for error, _ in self._errors(views)]
+        return torch.stack(errors).mean(0)
+
+    def _errors(self, views: Views) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each group of masks `|prediction - target| ** loss_power` (B, M, D), and the context's embeddings."""
+        videos = views["videos"]
+        target = widen(self.model.target(videos))
+        target = F.layer_norm(target, target.shape[-1:])
+        for group in range(len(self.masks)):
+            seen, hidden = views[f"context_mask_{group}"], views[f"target_mask_{group}"]
+            context = self.model.encoder(videos, keep=seen)
+            prediction = self.model.predictor(context, seen, hidden, group=group)  # type: ignore[misc]
+            yield self._error(prediction, gather_tokens(target, hidden)), context
+
+    def _error(self, prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape != target.shape:
             raise ValueError(
                 f"the predictor returned {tuple(prediction.shape)}, but the target embedding is {tuple(target.shape)}; "
                 "its output must have the target's shape"
             )
         distance = (widen(prediction) - target).abs()
-        return distance.mean() if self.loss_power == 1 else distance.pow(self.loss_power).mean() / self.loss_power
+        return distance if self.loss_power == 1 else distance.pow(self.loss_power)
 
     @classmethod
     def example(cls) -> tuple[Objective, Any]:

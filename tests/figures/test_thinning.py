@@ -1,18 +1,18 @@
-"""Thinned curves: bounded, sorted, made of real points, and never without a peak."""
+"""Thinned curves: bounded, sorted, made of real points, and never without a peak, whatever range is asked for."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa.figures.thinning import MinMaxCurve, thin
+from jepa.figures.thinning import FANOUT, Curve, Thinned, thin
 
 Values = st.floats(-1e6, 1e6, allow_nan=False)
-Curves = st.lists(st.tuples(st.integers(1, 10**6), Values), min_size=1, max_size=300)
+Points = st.lists(st.tuples(st.integers(1, 50), Values), min_size=1, max_size=700)
 
 
 def walk(gaps: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -24,105 +24,121 @@ def walk(gaps: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return points
 
 
-def check(curve: tuple[list[int], list[float]], points: list[tuple[int, float]], limit: int) -> None:
-    steps, values = curve
-    assert len(steps) == len(values) <= limit
-    assert all(first < second for first, second in itertools.pairwise(steps)), "sorted, no step twice"
-    assert set(zip(steps, values, strict=True)) <= set(points), "a point that was never added"
+def directly(points: list[tuple[int, float]], limit: int, first: float, last: float) -> tuple[list, list]:
+    """Points and (middle, mean) of a range, from the definition."""
+    steps = [step for step, _ in points]
+    inside = [place for place, step in enumerate(steps) if first <= step <= last]
+    before = sum(step < first for step in steps)
+    start, stop = (inside[0], inside[-1] + 1) if inside else (before, before)
+    start, stop = max(start - 1, 0), min(stop + 1, len(points))
+    if stop - start <= limit:
+        return points[start:stop], []
+    width = 2
+    while len(range(start // width, (stop - 1) // width + 1)) > (limit - 2) // 2:
+        width *= 2
+    buckets = [
+        points[number * width : (number + 1) * width] for number in range(start // width, (stop - 1) // width + 1)
+    ]
+    kept = {buckets[0][0], buckets[-1][-1]}
+    for bucket in buckets:
+        kept |= {min(bucket, key=lambda point: point[1]), max(bucket, key=lambda point: point[1])}
+    means = [((bucket[0][0] + bucket[-1][0]) / 2, np.mean([value for _, value in bucket])) for bucket in buckets]
+    return sorted(kept), means
 
 
-@settings(max_examples=150, deadline=None)
-@given(Curves, st.integers(4, 60))
-def test_any_curve_stays_bounded_sorted_and_keeps_its_largest_and_smallest_value(
-    gaps: list[tuple[int, float]], limit: int
+def filled(points: list[tuple[int, float]]) -> Curve:
+    curve = Curve()
+    for step, value in points:
+        curve.add(step, value)
+    return curve
+
+
+def check(answer: Thinned, points: list[tuple[int, float]], limit: int, first: float, last: float) -> None:
+    kept, means = directly(points, limit, first, last)
+    assert list(zip(answer.steps.tolist(), answer.values.tolist(), strict=True)) == kept
+    assert len(kept) <= limit
+    assert answer.mean_steps.tolist() == [step for step, _ in means]
+    assert answer.means.tolist() == pytest.approx([mean for _, mean in means], rel=1e-9, abs=1e-6)
+
+
+@settings(max_examples=150)
+@given(Points, st.integers(4, 60), st.data())
+def test_any_range_is_answered_as_a_direct_computation_would(
+    gaps: list[tuple[int, float]], limit: int, data: st.DataObject
 ) -> None:
     points = walk(gaps)
-    curve = thin(points, limit)
-    check(curve, points, limit)
-    every = [value for _, value in points]
-    assert max(curve[1]) == max(every)
-    assert min(curve[1]) == min(every)
+    curve = filled(points)
+    check(curve.thinned(limit), points, limit, -math.inf, math.inf)
+    first = data.draw(st.integers(-5, points[-1][0] + 5))
+    last = data.draw(st.integers(first, points[-1][0] + 5))
+    check(curve.thinned(limit, first, last), points, limit, first, last)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(Values, min_size=1, max_size=600), st.integers(4, 60))
-def test_every_window_of_steps_keeps_its_own_peaks(values: list[float], limit: int) -> None:
-    points = list(enumerate(values))
-    kept = dict(zip(*thin(points, limit), strict=True))
-    width = 1
-    while math.ceil(len(values) / width) > limit // 2:
-        width *= 2
-    for start in range(0, len(values), width):
-        window = values[start : start + width]
-        left = [kept[step] for step in range(start, start + width) if step in kept]
-        assert max(left) == max(window)
-        assert min(left) == min(window)
+@pytest.mark.parametrize("length", [FANOUT**2 - 1, FANOUT**2, FANOUT**3, FANOUT**3 + FANOUT**2 + 3, 2 * FANOUT**3 - 1])
+def test_long_curves_are_answered_from_every_level(length: int) -> None:
+    points = [(3 * step, float(value)) for step, value in enumerate(np.random.default_rng(0).normal(size=length))]
+    curve = filled(points)
+    for limit in (4, 10, 100, 1000):
+        check(curve.thinned(limit), points, limit, -math.inf, math.inf)
+        check(curve.thinned(limit, length, 2.5 * length), points, limit, length, 2.5 * length)
 
 
-@given(Curves, st.integers(4, 60))
-def test_a_curve_that_fits_is_kept_whole(gaps: list[tuple[int, float]], limit: int) -> None:
-    points = walk(gaps)[: limit // 2]
-    assert list(zip(*thin(points, limit), strict=True)) == points
+@settings(max_examples=60)
+@given(Points, st.integers(0, 700))
+def test_many_points_at_once_are_the_same_as_one_by_one(gaps: list[tuple[int, float]], split: int) -> None:
+    points = walk(gaps)
+    curve = filled(points[:split])
+    rest = points[split:]
+    curve.extend([step for step, _ in rest], [value for _, value in rest])
+    check(curve.thinned(20), points, 20, -math.inf, math.inf)
+    assert len(curve) == len(points)
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 400), st.lists(Values, min_size=1, max_size=80)), max_size=6), st.integers(4, 40)
-)
-def test_going_back_leaves_nothing_of_the_abandoned_steps(runs: list[tuple[int, list[float]]], limit: int) -> None:
-    curve = MinMaxCurve(limit)
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 400), st.lists(Values, min_size=1, max_size=80)), max_size=6))
+def test_going_back_leaves_nothing_of_the_abandoned_steps(runs: list[tuple[int, list[float]]]) -> None:
+    curve = Curve()
     points: list[tuple[int, float]] = []
     for start, values in runs:
         for step, value in enumerate(values, start=start):
             points = [point for point in points if point[0] < step]
             points.append((step, value))
             curve.add(step, value)
-        check(curve.points(), points, limit)
+        check(curve.thinned(12), points, 12, -math.inf, math.inf)
 
 
-def test_going_back_keeps_peaks_before_the_cut() -> None:
-    curve = MinMaxCurve(8)
-    for step in range(64):  # 16 steps a window
-        curve.add(step, {5: 100.0, 18: -50.0, 20: 7.0, 40: 900.0}.get(step, 0.0))
-    curve.add(24, 1.0)
-    kept = dict(zip(*curve.points(), strict=True))
-    assert kept[5] == 100
-    assert kept[18] == -50
-    assert kept[20] == 7
-    assert 40 not in kept
-    assert max(kept) <= 24
-
-
-def test_the_same_step_again_replaces_its_point() -> None:
-    curve = MinMaxCurve(10)
-    for value in (1.0, 9.0, 3.0):
-        curve.add(4, value)
-    assert curve.points() == ([4], [3.0])
+def test_points_that_are_given_again_replace_the_old_ones() -> None:
+    curve = filled([(step, float(step)) for step in range(40)])
+    curve.extend([38, 39, 39], [1.0, 2.0, 3.0])
+    assert curve.thinned(100, first=37).values.tolist() == [36.0, 37.0, 1.0, 3.0]
 
 
 def test_a_value_that_is_no_number_hides_no_peak() -> None:
-    curve = MinMaxCurve(4)
-    values = [5.0, float("nan"), 1.0, -7.0, float("nan"), float("nan"), 2.0, 3.0]
-    for step, value in enumerate(values):
-        curve.add(step, value)
-    assert max(curve.points()[1]) == 5
-    assert min(curve.points()[1]) == -7
-    assert MinMaxCurve(4).points() == ([], [])
-    assert thin([(0, float("nan"))]) == ([], [])
+    nan = math.nan
+    values = [5.0, nan, 1.0, -7.0, nan, nan, 2.0, 3.0]
+    steps, kept = thin(enumerate(values), 4)
+    assert (max(kept), min(kept)) == (5, -7)
+    assert steps == [0, 3, 7]
+    curve = filled(list(enumerate(values)))
+    assert curve.thinned(4).values.tolist() == kept
+    assert thin([(0, nan)]) == thin([]) == ([], [])
 
 
 def test_infinity_is_a_peak() -> None:
-    assert max(thin(enumerate([1.0] * 50 + [float("inf")] + [1.0] * 50), 8)[1]) == float("inf")
+    assert max(thin(enumerate([1.0] * 50 + [math.inf] + [1.0] * 50), 8)[1]) == math.inf
 
 
-def test_a_million_steps_need_no_more_memory_than_a_thousand() -> None:
-    curve = MinMaxCurve(400)
-    for step in range(0, 10**6, 7):
-        curve.add(step, step % 997)
-    assert 100 <= len(curve.points()[0]) <= 400
-    assert len(curve._buckets) <= 200
+def test_a_point_takes_less_than_eighteen_bytes() -> None:
+    curve = Curve()
+    assert curve.last is None
+    curve.extend(np.arange(100_000), np.zeros(100_000))
+    curve.thinned(10)
+    assert 16 < curve.nbytes / len(curve) < 18
+    assert curve.last == 99_999
 
 
-def test_a_limit_below_four_is_refused() -> None:
+def test_a_limit_below_four_and_columns_of_two_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="limit must be at least 4, got 3"):
-        MinMaxCurve(3)
+        Curve().thinned(3)
+    with pytest.raises(ValueError, match="every point needs a step and a value, got 2 and 1"):
+        Curve().extend([1, 2], [1.0])

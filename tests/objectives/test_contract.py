@@ -298,3 +298,26 @@ for name, (objective, batch, hyper) in prepared.items():
 def test_two_ranks_get_the_gradients_of_one_with_the_whole_batch(run_distributed: Any) -> None:
     done = run_distributed(RANKS)
     assert done.stdout.count("agrees") == 2 * len(OBJECTIVES), done.stdout
+
+
+def test_losses_of_the_samples_average_to_the_term_that_they_are_of(cls: type[Objective]) -> None:
+    objective, data = example(cls)
+    views = objective.views(batch_of(data), FIRST)
+    with torch.no_grad():
+        alone, losses = objective.sample_losses(views), objective(views, hyper_of(objective))
+    assert alone is not None
+    assert alone.shape == (BATCH,)
+    assert len(alone.unique()) == BATCH
+    torch.testing.assert_close(alone.mean(), losses.terms[cls.sample_term], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["state_pair", "action_conditioned", "ijepa", "vjepa"])
+def test_a_sample_has_the_same_loss_without_the_others(name: str) -> None:
+    objective, data = example(OBJECTIVES[name])
+    views = objective.views(batch_of(data), FIRST)
+    with torch.no_grad():
+        together = objective.sample_losses(views)
+        assert together is not None
+        for row in (0, BATCH - 1):
+            only = {key: view if key == "directions" else view[row : row + 1] for key, view in views.items()}
+            torch.testing.assert_close(objective(only, hyper_of(objective)).terms["prediction"], together[row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from jepa.data import MemoryLoader
 from jepa.diagnostics import effective_rank, embedding_std
 from jepa.trainer import Inspection, JEPATrainer
+from jepa.trainer.control import Inspect
 from jepa.trainer.inspection import inspect
 
 MakeTrainer = Callable[..., JEPATrainer]
@@ -77,3 +79,68 @@ def test_looking_changes_nothing(make_trainer: MakeTrainer, loader: MemoryLoader
         trainer.train(loader, num_epochs=2)
     for name, weight in plain.objective.state_dict().items():
         assert torch.equal(weight, watched.objective.state_dict()[name]), name
+
+
+def test_samples_model_and_attention_are_looked_at_unless_they_are_left_out(
+    make_trainer: MakeTrainer, loader: MemoryLoader
+) -> None:
+    trainer = make_trainer()
+    trainer.train(loader, max_steps=4)
+    look, cheap = inspect(trainer), inspect(trainer, ())
+    assert look.sample_losses is not None
+    assert float(look.sample_losses.mean()) == pytest.approx(look.stats[look.sample_term], rel=1e-5)
+    assert {"encoder.blocks.0", "predictor.blocks.0"} <= set(look.attention)
+    assert set(look.dead_units) >= {"model.encoder.blocks.0.mlp"}
+    assert look.seconds > 0
+    assert not look.missing
+    assert cheap.sample_losses is None
+    assert not [*cheap.modules, *cheap.attention, *cheap.dead_units]
+    assert cheap.stats == look.stats
+
+
+def test_norms_are_those_of_the_gradient_and_of_the_last_update(
+    make_trainer: MakeTrainer, loader: MemoryLoader
+) -> None:
+    trainer = make_trainer()
+    trainer.train(loader, max_steps=3)
+    before = {name: p.detach().clone() for name, p in trainer.model.encoder.named_parameters()}
+    trainer.train(loader, max_steps=4)
+    encoder = next(module for module in inspect(trainer).modules if module.name == "model.encoder")
+    moved = torch.cat([(p.detach() - before[name]).flatten() for name, p in trainer.model.encoder.named_parameters()])
+    assert encoder.update_norm == pytest.approx(float(moved.norm()), rel=1e-3)
+
+    assert trainer.last_batch is not None
+    assert trainer.last_draw is not None
+    losses = trainer.objective(trainer.objective.views(trainer.last_batch, trainer.last_draw), trainer.rates.hyper)
+    losses.loss.backward()
+    grads = torch.cat([p.grad.flatten() for p in trainer.model.encoder.parameters() if p.grad is not None])
+    assert encoder.grad_norm == pytest.approx(float(grads.norm()), rel=1e-5)
+
+
+def test_what_cannot_be_told_is_said(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
+    trainer = make_trainer()
+    trainer.train(loader, max_steps=2)
+    trainer.optimizer = torch.optim.SGD(trainer.objective.parameters(), lr=0.1)
+    trainer.objective.sample_losses = lambda views: None  # type: ignore[method-assign]
+    look = inspect(trainer)
+    assert look.missing["update_norm"].startswith("the state of SGD does not tell")
+    assert look.missing["samples"].startswith("objective 'state_pair' does not tell the losses of its samples apart")
+    assert look.modules[0].update_norm is None
+    assert look.modules[0].grad_norm is not None
+
+
+def test_parts_are_asked_for_by_command(make_trainer: MakeTrainer, loader: MemoryLoader, make_gate: Any) -> None:
+    gate = make_gate(3)
+    trainer = make_trainer(callbacks=[gate])
+    run = trainer.start(loader, max_steps=5, wait=False)
+    assert gate.reached.wait(30)
+    asked = run.inspect(parts=["samples"])
+    gate.opened.set()
+    asked.result(30)
+    assert asked.value.step == 3
+    assert asked.value.sample_losses is not None
+    assert not asked.value.modules
+    assert asked.command.as_data()["parts"] == ("samples",)
+    run.wait(30)
+    with pytest.raises(ValueError, match=r"parts must be names of 'samples', 'model', 'attention'.*\('weights',\)"):
+        Inspect(("weights",))
