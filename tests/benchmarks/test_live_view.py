@@ -12,7 +12,8 @@ from jepa_widgets.live_plot import PANELS, LivePlot
 
 from jepa.trainer.events import MetricsLogged
 
-LENGTHS = (10**2, 10**4, 10**6)
+METRICS = [*PANELS, "val_loss"]
+LENGTHS: tuple[int, ...] = (10**2, 10**4, 10**6)
 UPDATES = 60
 REPEATS = 7
 Report = Callable[[str, str, list[str], list[list[str]]], None]
@@ -27,7 +28,7 @@ def filled(length: int) -> LivePlot:
 
 
 def record(plot: LivePlot, step: int) -> None:
-    metrics = {name: 1.0 / (1 + step % 97) + 0.01 * number for number, name in enumerate(PANELS)}
+    metrics = {name: 1.0 / (1 + step % 97) + 0.01 * number for number, name in enumerate(METRICS)}
     plot(MetricsLogged(step, 0, metrics, 0.0, 0))
 
 
@@ -47,12 +48,12 @@ def updates(plot: LivePlot, length: int) -> list[float]:
 @pytest.mark.timeout(600)
 def test_an_update_of_the_live_view_stays_small_and_fast_at_any_length(report: Report) -> None:
     plots = {length: filled(length) for length in LENGTHS}
-    curves = {length: copy.deepcopy(plot._curves) for length, plot in plots.items()}
+    curves = {length: copy.deepcopy(plot._runs) for length, plot in plots.items()}
     taken: dict[int, list[list[float]]] = {length: [] for length in LENGTHS}
     size = dict.fromkeys(LENGTHS, 0)
     for _ in range(REPEATS):
         for length, plot in plots.items():
-            plot._curves = copy.deepcopy(curves[length])
+            plot._runs = copy.deepcopy(curves[length])
             taken[length].append(updates(plot, length))
             size[length] = len(plot.snapshot)
     # Updates differ by how full the curves happen to be, repeats of one update only by what else the machine does.

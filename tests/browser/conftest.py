@@ -100,7 +100,7 @@ class Lab:
 
     def apply_rate(self, rate: str) -> None:
         self.page.locator(".jepa-learning-rate").last.fill(rate)
-        self.click("apply")
+        self.click("apply-learning-rate")
 
     def wait_for_curves(self) -> None:
         self.page.wait_for_selector(".jepa-control-panel button", timeout=90_000)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from nbconvert import HTMLExporter
 
 from jepa.files import read_lines
 
@@ -20,11 +21,20 @@ LONG = 100_000  # epochs: more than any test lives
 CURVES = {"loss", "learning_rate", "ema_momentum", "embedding_std", "effective_rank", "grad_norm"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
-HEIGHT_OF_PICTURE = """() => {
+# Of the outputs of the trainer's cell that are to be seen: what they are, and their heights.
+SHOWN_OF_THE_RUN = """() => {
     const cells = window.jupyterapp.shell.currentWidget?.content?.widgets ?? [];
     const cell = cells.find(cell => cell.model.sharedModel.getSource().includes("create_trainer("));
-    const picture = cell?.node.querySelector(".jp-OutputArea-output img, .jp-OutputArea-output .js-plotly-plot");
-    return picture?.getBoundingClientRect().height ?? 0;
+    const kind = output => output.querySelector(".jepa-run-view") ? "live"
+        : output.querySelector("img, .js-plotly-plot") ? "figure" : "other";
+    return [...cell?.node.querySelectorAll(".jp-OutputArea-child") ?? []]
+        .map(output => [kind(output), output.getBoundingClientRect().height])
+        .filter(([kind, height]) => height > 0 && !(kind === "other" && height < 40));
+}"""
+FIGURE_IN_THE_PAGE = """() => {
+    const cell = window.jupyterapp.shell.currentWidget.content.widgets.find(
+        cell => cell.model.sharedModel.getSource().includes("create_trainer("));
+    return cell.model.sharedModel.getOutputs().map(output => output.data ?? {}).find(data => data["image/png"]) ?? {};
 }"""
 
 
@@ -48,6 +58,11 @@ def reload_keeps_everything(lab: Lab) -> None:
     for name, steps in before.items():
         assert after[name][0] == steps[0], f"{name} lost its beginning"
         assert after[name][-1] >= steps[-1], f"{name} lost its end"
+
+
+def figure_in_the_page(lab: Lab) -> dict[str, Any]:
+    """The figure beside the live view, as the notebook would be saved with it."""
+    return lab.page.evaluate(FIGURE_IN_THE_PAGE)
 
 
 def journal(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -128,35 +143,99 @@ def test_a_run_is_watched_steered_and_survives_reloads(lab: Lab) -> None:
     assert lab.page.errors == []
 
 
+def outputs_of_the_run(lab: Lab) -> list[dict[str, Any]]:
+    """What the saved notebook holds of the run: the live view, the figure, and what tells which of them to show."""
+    notebook = json.loads((lab.folder / "00_quickstart.ipynb").read_text(encoding="utf-8"))
+    assert "widgets" not in notebook["metadata"]
+    (cell,) = [cell for cell in notebook["cells"] if "create_trainer(" in "".join(cell["source"])]
+    return [output["data"] for output in cell["outputs"] if "data" in output]
+
+
+def figure_is_shown_without_a_kernel(lab: Lab, figure: str) -> None:
+    """Reopen the notebook without a kernel, and find the figure alone; and in its HTML; `figure` is its PNG."""
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    lab.reload()
+    heights = lab.wait_until(lambda: lab.page.evaluate(SHOWN_OF_THE_RUN), "the curves in the reopened notebook")
+    assert [kind for kind, _ in heights] == ["figure"]
+    assert heights[0][1] > 200
+    lab.page.errors.clear()  # the panel has no kernel to talk to now, and says so
+
+    html, _ = HTMLExporter().from_filename(str(lab.folder / "00_quickstart.ipynb"))
+    with lab.page.context.browser.new_page() as page:
+        page.set_content(html, wait_until="domcontentloaded")
+        assert page.locator(f"img[src^='data:image/png;base64,{figure[:60]}']").bounding_box()["height"] > 200
+
+
+def test_the_notebook_saved_while_the_run_trains_shows_curves_without_a_kernel(lab: Lab) -> None:
+    start(lab)
+    lab.wait_until(lambda: "image/png" in figure_in_the_page(lab), "the figure")
+    assert [kind for kind, _ in lab.page.evaluate(SHOWN_OF_THE_RUN)] == ["live"]
+    lab.click("pause")
+    lab.wait_for_state("paused")
+    step = 10 * (lab.step // 10)  # of the last record
+    lab.wait_until(lambda: figure_in_the_page(lab)[PLOTLY]["data"][0]["x"][-1] == step, "the figure of the pause")
+    lab.save()
+    assert (lab.folder / "00_quickstart.ipynb").stat().st_size < 1_000_000
+    live, figure, _ = outputs_of_the_run(lab)
+    assert WIDGET in live
+    assert len(json.dumps(figure)) <= 100_000
+    assert figure[PLOTLY]["data"][0]["x"][-1] == step
+    assert lab.page.errors == []
+    figure_is_shown_without_a_kernel(lab, figure["image/png"])
+
+
 def test_the_saved_notebook_shows_the_final_curves_without_a_kernel(lab: Lab) -> None:
     lab.open(num_epochs=2)
     lab.run_all()
     last = "no step was trained"
     lab.wait_until(lambda: lab.executed(last), "the last cell", 90)
     lab.wait_until(lambda: lab.state == "finished", "the end in the panel")
+    assert [kind for kind, _ in lab.page.evaluate(SHOWN_OF_THE_RUN)] == ["live"]
     lab.screenshot("finished")
     lab.save()
     assert lab.page.errors == []
 
-    file = lab.folder / "00_quickstart.ipynb"
-    notebook = json.loads(file.read_text(encoding="utf-8"))
-    assert "widgets" not in notebook["metadata"]
-    assert file.stat().st_size < 1_000_000
-    (cell,) = [cell for cell in notebook["cells"] if "create_trainer(" in "".join(cell["source"])]
-    panel, curves = [output["data"] for output in cell["outputs"]]
-    assert WIDGET in panel
-    assert WIDGET not in curves
-    assert {trace["name"] for trace in curves[PLOTLY]["data"]} == {"training"}
-    assert max(curves[PLOTLY]["data"][0]["x"]) == 2 * 21
-    assert len(curves["image/png"]) > 10_000
-    final = next(cell for cell in notebook["cells"] if last in "".join(cell["source"]))
-    assert [output["output_type"] for output in final["outputs"]] == ["execute_result"]
+    assert (lab.folder / "00_quickstart.ipynb").stat().st_size < 1_000_000
+    live, figure, _ = outputs_of_the_run(lab)
+    assert WIDGET in live
+    assert {trace["name"] for trace in figure[PLOTLY]["data"]} == {"training"}
+    assert max(figure[PLOTLY]["data"][0]["x"]) == 2 * 21
+    assert len(json.dumps(figure)) <= 100_000
+    figure_is_shown_without_a_kernel(lab, figure["image/png"])
 
-    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    lab.reload()
-    shown = lab.wait_until(lambda: lab.page.evaluate(HEIGHT_OF_PICTURE), "the curves in the reopened notebook")
-    assert shown > 200
-    lab.page.errors.clear()  # the panel has no kernel to talk to now, and says so
+
+def test_the_parts_of_the_panel_answer(lab: Lab) -> None:
+    run = start(lab)
+    lab.click("pause")
+    lab.wait_for_state("paused")
+    held = lab.step
+    lab.page.locator(".jepa-step-number").fill("3")
+    lab.click("step")
+    lab.wait_until(lambda: lab.step == held + 3 and lab.state == "paused", "three steps")
+    lab.page.locator(".jepa-step-number").fill("none")
+    lab.click("step")
+    lab.wait_until(lambda: "must be a whole number from 1 on, got 'none'" in lab.text(".jepa-run-buttons"), "an error")
+
+    lab.page.locator(".jepa-parameter-ema_momentum .jepa-mode").select_option("hold")
+    lab.page.locator(".jepa-ema-momentum").fill("0.9")
+    lab.page.locator(".jepa-ema-momentum").press("Enter")
+    lab.wait_until(lambda: lab.said.startswith("ema momentum 0.99"), "the edit")
+    lab.wait_until(lambda: lab.text(".jepa-parameter-ema_momentum .jepa-present") == "0.9", "the present value")
+    (edit,) = journal(run, "Set")
+    assert edit["result"]["mode"] == "hold"
+
+    lab.page.locator(".jepa-checkpoint-list summary").click()
+    lab.page.locator("tr", has_text="the beginning").locator(".jepa-rewind").click()
+    lab.wait_until(lambda: lab.step == 0, "the beginning")
+    lab.page.locator(".jepa-fork-name").fill("branch")
+    lab.page.locator("tr", has_text="the beginning").locator(".jepa-fork").click()
+    lab.wait_until(lambda: any(folder.name == "branch" for folder in lab.runs()), "the fork")
+    lab.screenshot("checkpoints")
+    lab.page.set_viewport_size({"width": 800, "height": 1000})
+    lab.screenshot("narrow")
+    wide = "() => { const e = document.querySelector('.jepa-control-panel'); return e.scrollWidth - e.clientWidth; }"
+    assert lab.page.evaluate(wide) <= 1
+    assert lab.page.errors == []
 
 
 def test_running_the_trainer_cell_again_stops_the_old_run_with_a_checkpoint(lab: Lab) -> None:

@@ -28,37 +28,36 @@ class Page:
 
     def __init__(self, panel: ControlPanel) -> None:
         self.panel = panel
-        self.buttons = panel._buttons
 
     def click(self, name: str) -> None:
-        self.buttons[name].click()
+        self.panel.buttons._handle_custom_msg({"button": name, "n": "1"}, [])
 
-    def apply(self, text: str) -> None:
-        self.panel._rate._handle_custom_msg({"event": "apply", "value": text}, [])
+    def apply(self, text: str, name: str = "learning_rate", mode: str = "scale") -> None:
+        self.panel.hyper_parameters._handle_custom_msg({"name": name, "value": text, "mode": mode}, [])
 
     @property
     def enabled(self) -> set[str]:
-        names = {name for name, button in self.buttons.items() if not button.disabled}
-        return names | ({"apply"} if self.panel._rate.enabled else set())
+        names = set(self.panel.buttons.enabled)
+        return names | ({"apply"} if self.panel.hyper_parameters.enabled else set())
 
     @property
     def state(self) -> str:
-        match = re.search(r'class="jepa-state"[^>]*>(\w+)<', self.panel._status.value)
+        match = re.search(r'class="jepa-state"[^>]*>(\w+)<', self.panel.status.value)
         return match[1] if match else ""
 
     @property
     def step(self) -> int:
-        match = re.search(r'class="jepa-step-count">(\d+)<', self.panel._status.value)
+        match = re.search(r'class="jepa-step-count">(\d+)<', self.panel.status.value)
         return int(match[1]) if match else -1
 
     @property
     def said(self) -> str:
-        match = re.search(r'class="jepa-acknowledged">(.*?)</span>', self.panel._acknowledged.value)
+        match = re.search(r'class="jepa-acknowledged">(.*?)</span>', self.panel.answers.line.value)
         return match[1] if match else ""
 
     @property
     def error(self) -> str:
-        return self.panel._error.value
+        return "".join([self.panel.answers.error.value, *(part.error for part in self.panel.parts)])
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def test_a_new_rate_is_acknowledged_with_step_old_and_new_value(
     expected = f"learning rate {old:.4g} to 0.0025 from step {trainer.step + 1} on, the rest of its schedule rescaled"
     wait_until(lambda: page.said == expected)
     assert trainer.status().learning_rate == pytest.approx(2.5e-3)
-    wait_until(lambda: page.panel._rate.rate == "0.0025")
+    wait_until(lambda: page.panel.hyper_parameters.values["learning_rate"] == "0.0025")
     (line,) = [line for line in read_lines(trainer.run.journal_path) if line.get("source") == "panel"]
     assert line["command"] == {"type": "Set", "name": "learning_rate", "value": 0.0025, "mode": "scale"}
 
@@ -139,7 +138,9 @@ def test_a_new_rate_is_acknowledged_with_step_old_and_new_value(
 def test_the_field_shows_the_present_rate(page: Page, run: RunHandle, trainer: JEPATrainer) -> None:
     run.pause().result(10)
     page.panel.flush()
-    assert float(page.panel._rate.rate) == pytest.approx(trainer.status().learning_rate, rel=1e-2)
+    assert float(page.panel.hyper_parameters.values["learning_rate"]) == pytest.approx(
+        trainer.status().learning_rate, rel=1e-2
+    )
 
 
 @pytest.mark.parametrize("value", ["-1", "1e9", "nan"])
@@ -153,12 +154,12 @@ def test_a_rate_out_of_range_is_refused_with_the_range(
     assert trainer.status().learning_rate == old
 
 
-def test_a_rate_that_is_no_number_is_an_error_that_the_next_command_clears(
+def test_a_rate_that_is_no_number_is_an_error_that_the_next_one_clears(
     page: Page, run: RunHandle, wait_until: WaitUntil
 ) -> None:
     page.apply("fast")
-    wait_until(lambda: "the learning rate must be a number such as 3e-4, got &#x27;fast&#x27;" in page.error)
-    page.click("pause")
+    wait_until(lambda: "the learning rate must be a number such as 3e-4, got 'fast'" in page.error)
+    page.apply("0.002")
     wait_until(lambda: page.error == "")
 
 
@@ -199,7 +200,7 @@ def test_a_checkpoint_is_written_and_named(
     file = trainer.run.checkpoints.file(trainer.step)
     wait_until(lambda: f"checkpoint of step {trainer.step} written: {trainer.run.name}/checkpoints" in page.said)
     assert file.exists()
-    assert f"last checkpoint: step {trainer.step}" in page.panel._acknowledged.value
+    assert f"last checkpoint: step {trainer.step}" in page.panel.answers.line.value
 
 
 def test_checkpoints_that_nobody_asked_for_do_not_push_an_answer_away(
@@ -287,11 +288,10 @@ def test_the_traceback_of_a_failed_run_is_shown_until_it_starts_again(
 def test_a_command_that_comes_after_the_end_is_answered(
     page: Page, run: RunHandle, trainer: JEPATrainer, wait_until: WaitUntil
 ) -> None:
-    button = page.buttons["pause"]
     run.stop()
     assert trainer.ended.wait(20)
-    button.click()  # before the page has heard of the end
-    wait_until(lambda: page.said == "Pause() came too late: the run is stopped")
+    page.click("pause")  # before the page has heard of the end
+    wait_until(lambda: page.error == "Pause() came too late: the run is stopped")
     assert not page.panel.waiting
 
 

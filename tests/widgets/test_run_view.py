@@ -29,18 +29,22 @@ PLOTLY = "application/vnd.plotly.v1+json"
 
 def curves(view: RunView) -> dict[str, list[int]]:
     assert view.plot is not None
-    return {name: curve.points()[0] for name, curve in view.plot._curves.items() if curve.points()[0]}
+    own = next(iter(view.plot._runs.values()))
+    return {name: [int(step) for step in curve.thinned(1000).steps] for name, curve in own.curves.items()}
 
 
-def kinds(displayed: list[dict[str, Any]]) -> list[tuple[str, bool]]:
-    """What was sent, in order: a widget by its name or the figure, and whether it replaced what was there."""
-    sent = []
-    for message in displayed:
-        data = message["data"]
-        name = "figure" if PLOTLY in data else re.findall("ControlPanel|LivePlot", data["text/plain"])[0]
-        assert name == "figure" or WIDGET in data
-        sent.append((name, bool(message.get("update"))))
-    return sent
+def kinds(displayed: list[dict[str, Any]]) -> list[str]:
+    """What was sent, in order: the live view, the figure, or what tells a page which of them to show."""
+    return [kind(message["data"]) + ("*" if message.get("update") else "") for message in displayed]
+
+
+def kind(data: dict[str, Any]) -> str:
+    if WIDGET in data:
+        return "+".join(re.findall("ControlPanel|LivePlot", data["text/plain"]))
+    return "which" if "text/html" in data else "figure"
+
+
+SHOWN = ["ControlPanel+LivePlot", "figure", "which"]
 
 
 def test_a_run_in_a_thread_is_followed_to_its_end(
@@ -53,13 +57,59 @@ def test_a_run_in_a_thread_is_followed_to_its_end(
     trainer = make_trainer()
     view = make_view(trainer)
     history = trainer.start(loader, num_epochs=3, wait=False).wait(30)
-    wait_until(lambda: ">finished<" in view.panel._status.value and 'step-count">18<' in view.panel._status.value)
-    assert "finished at step 18" in view.panel._acknowledged.value
+    wait_until(lambda: ">finished<" in view.panel.status.value and 'step-count">18<' in view.panel.status.value)
+    assert "finished at step 18" in view.panel.answers.line.value
     assert curves(view)["loss"] == history.steps("loss") == list(range(1, 19))
     wait_until(lambda: view.plot.snapshot == view.plot.packed())
 
 
-def test_live_curves_give_way_to_a_figure_that_stays_and_come_back_with_a_restart(
+def test_the_figure_beside_the_live_view_is_exact_while_paused_and_at_the_end(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    wait_until: WaitUntil,
+) -> None:
+    def last_step() -> int:
+        traces = displayed[-1]["data"].get(PLOTLY, {}).get("data", [])
+        return max((trace["x"][-1] for trace in traces), default=0)
+
+    trainer = make_trainer()
+    make_view(trainer)
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    assert kinds(displayed)[:3] == SHOWN
+    wait_until(lambda: trainer.step > 2)
+    run.pause().result(10)
+    wait_until(lambda: last_step() == trainer.step)
+    run.step(3).result(10)
+    wait_until(lambda: trainer.state == "paused" and last_step() == trainer.step)
+    run.stop()
+    assert trainer.ended.wait(20)
+    assert last_step() == trainer.step
+    assert set(kinds(displayed)[3:]) == {"figure*"}
+    assert len({message["transient"]["display_id"] for message in displayed if PLOTLY in message["data"]}) == 1
+    assert (trainer.run.path / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_figure_is_renewed_at_most_every_ten_seconds_while_the_run_trains(
+    make_trainer: MakeTrainer,
+    make_view: MakeView,
+    loader: MemoryLoader,
+    displayed: list[dict[str, Any]],
+    wait_until: WaitUntil,
+) -> None:
+    trainer = make_trainer()
+    assert make_view(trainer)._figure._interval == 10.0
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    wait_until(lambda: "figure*" in kinds(displayed))
+    step = trainer.step
+    assert not trainer.ended.wait(0.5)
+    assert trainer.step > step
+    assert kinds(displayed).count("figure*") == 1
+    run.stop()
+
+
+def test_a_start_from_the_panel_shows_nothing_a_second_time(
     make_trainer: MakeTrainer,
     make_view: MakeView,
     loader: MemoryLoader,
@@ -68,21 +118,15 @@ def test_live_curves_give_way_to_a_figure_that_stays_and_come_back_with_a_restar
 ) -> None:
     trainer = make_trainer()
     view = make_view(trainer)
-    run = trainer.start(loader, max_steps=10**6, wait=False)
-    assert kinds(displayed) == [("ControlPanel", False), ("LivePlot", False)]
-    wait_until(lambda: trainer.step > 2)
-    run.stop()
+    trainer.start(loader, max_steps=10**6, wait=False).stop()
     assert trainer.ended.wait(20)
-    assert kinds(displayed)[2:] == [("figure", True)]
-
-    view.panel._buttons["start"].click()
-    wait_until(lambda: len(displayed) == 4)
-    assert kinds(displayed)[3:] == [("LivePlot", True)]
-    assert len({message["transient"]["display_id"] for message in displayed[1:]}) == 1
-    assert (trainer.run.path / "figures" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    step = trainer.step
+    view.panel.buttons.press("start")
+    wait_until(lambda: trainer.step > step)
+    assert kinds(displayed).count("which") == 1
 
 
-def test_show_displays_it_again_with_the_final_figure_after_the_end(
+def test_show_displays_it_again_with_the_curves_so_far(
     make_trainer: MakeTrainer, make_view: MakeView, loader: MemoryLoader, displayed: list[dict[str, Any]]
 ) -> None:
     trainer = make_trainer()
@@ -91,7 +135,8 @@ def test_show_displays_it_again_with_the_final_figure_after_the_end(
     run.wait(30)
     displayed.clear()
     run.show()
-    assert kinds(displayed) == [("ControlPanel", False), ("LivePlot", False), ("figure", True)]
+    assert kinds(displayed)[:3] == SHOWN
+    assert max(displayed[1]["data"][PLOTLY]["data"][0]["x"]) == 6
 
 
 def test_a_continued_run_shows_the_curves_of_its_first_part(
@@ -126,8 +171,8 @@ def test_each_part_can_be_left_out(
     view = make_view(trainer, **{part: False})
     assert [name for name in ("panel", "plot") if getattr(view, name) is not None] == [other]
     trainer.start(loader, num_epochs=1, wait=False).wait(30)
-    shown = {"panel": [("ControlPanel", False)], "plot": [("LivePlot", False), ("figure", True)]}
-    assert kinds(displayed) == shown[other]
+    assert kinds(displayed)[:1] == [{"panel": "ControlPanel", "plot": "LivePlot"}[other]]
+    assert (kinds(displayed)[-1] == "figure*") == (other == "plot")
 
 
 def test_close_detaches_and_ends_the_thread(
@@ -136,7 +181,7 @@ def test_close_detaches_and_ends_the_thread(
     trainer = make_trainer()
     before = threading.active_count()
     view = make_view(trainer)
-    assert threading.active_count() == before + 1
+    assert threading.active_count() == before + 2  # for what is live, and for the figure that stays
     view.close()
     assert threading.active_count() == before
     trainer.view = None
@@ -147,19 +192,19 @@ def test_close_detaches_and_ends_the_thread(
 
 def texts(view: RunView) -> str:
     assert view.panel is not None
-    return f"{view.panel._status.value} {view.panel._acknowledged.value} {view.panel._error.value}"
+    return f"{view.panel.status.value} {view.panel.answers.line.value} {view.panel.answers.error.value}"
 
 
 def assert_takes_nothing(view: RunView) -> None:
     """No button can be pressed, and clicks and events that were on their way change and raise nothing."""
     assert view.panel is not None
     assert view.plot is not None
-    assert all(button.disabled for button in view.panel._buttons.values())
-    assert not view.panel._rate.enabled
+    assert not any(part.enabled for part in view.panel.parts)
     before = texts(view)
-    for button in view.panel._buttons.values():
-        button.click()
-    view.panel._rate._handle_custom_msg({"event": "apply", "value": "fast"}, [])
+    for name in ("start", "pause", "resume", "step", "stop", "checkpoint", "evaluate", "inspect"):
+        view.panel.buttons.press(name)
+    view.panel.hyper_parameters.apply("learning_rate", "fast")
+    view.panel.checkpoints.rewind("initial.pt")
     for event in (
         events.RunStarted(3, 0, 9, None),
         events.MetricsLogged(4, 0, {"loss": 1.0}, 0.0, 0),
@@ -171,7 +216,7 @@ def assert_takes_nothing(view: RunView) -> None:
         view.static(event)
     view.panel.flush()
     assert texts(view) == before
-    assert all(button.disabled for button in view.panel._buttons.values())
+    assert not any(part.enabled for part in view.panel.parts)
 
 
 def test_a_closed_view_keeps_its_last_state_and_says_that_a_newer_trainer_took_over(
@@ -198,7 +243,7 @@ def test_a_closed_view_keeps_its_last_state_and_says_that_a_newer_trainer_took_o
     assert not trainer.is_live
     displayed.clear()
     view.show()
-    assert kinds(displayed) == [("ControlPanel", False), ("LivePlot", False), ("figure", True)]
+    assert kinds(displayed) == SHOWN
     assert ">taken over by a newer trainer<" in texts(view)
 
 
@@ -210,8 +255,8 @@ def stopped_run(runs: Path, loader: MemoryLoader, wait_until: WaitUntil) -> JEPA
     trainer.view = view
     run = trainer.start(loader, max_steps=10**6, wait=False)
     wait_until(lambda: trainer.step > 2)
-    view.panel._buttons["checkpoint"].click()
-    view.panel._buttons["inspect"].click()
+    view.panel.buttons.press("checkpoint")
+    view.panel.buttons.press("inspect")
     run.stop()
     assert trainer.ended.wait(20)
     return trainer
@@ -261,7 +306,7 @@ def test_a_chart_that_cannot_be_drawn_does_not_stop_panel_or_training(
 
     monkeypatch.setattr(view.plot, "flush", fail)
     trainer.start(loader, num_epochs=2, wait=False).wait(30)
-    wait_until(lambda: ">finished<" in view.panel._status.value)
+    wait_until(lambda: ">finished<" in view.panel.status.value)
     assert "the live view could not be updated" in caplog.text
 
 
@@ -284,7 +329,7 @@ def test_epochs_of_a_few_milliseconds_do_not_speed_up_the_updates(
     first = len(flushes)
     assert not trainer.ended.wait(4 * interval)
     assert len(flushes) - first <= 5
-    assert trainer.epoch > 5  # each with a checkpoint, which is an event too
+    assert trainer.epoch > 1  # each with a checkpoint, which is an event too
     run.stop()
 
 
@@ -304,5 +349,5 @@ def test_without_a_run_folder_nothing_is_written(
     trainer = make_trainer(run=False)
     make_view(trainer)
     trainer.start(loader, num_epochs=1, wait=False).wait(30)
-    assert kinds(displayed)[-1] == ("figure", True)
+    assert kinds(displayed)[-1] == "figure*"
     assert not (tmp_path / "runs").exists()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
+import jepa_widgets.static_figure
 import plotly.graph_objects as go
 import pytest
 from jepa_widgets import StaticFigure, figure_bundle
+from jepa_widgets.static_figure import METRICS
 
 from jepa.data.memory import MemoryLoader
 from jepa.trainer import Callback, JEPATrainer, events
@@ -41,7 +44,41 @@ def test_the_end_of_a_run_publishes_one_bundle_and_writes_the_same_into_the_run_
     loss = next(trace for trace in bundle[PLOTLY]["data"] if trace["name"] == "training")
     assert loss["x"] == history.steps("loss")
     assert loss["y"] == pytest.approx(history["loss"])
-    assert len(json.dumps(bundle)) < 200_000
+
+
+def test_a_bundle_of_the_noisiest_curves_holds_at_most_100_kilobytes(
+    make_trainer: MakeTrainer, displayed: list[dict[str, Any]]
+) -> None:
+    trainer, draw = make_trainer(), random.Random(0)
+    for step in range(1, 4001):
+        trainer.history.append(step, {name: draw.random() for name in METRICS})
+    StaticFigure(trainer).complete()
+    (message,) = displayed
+    assert len(message["data"][PLOTLY]["data"]) == len(METRICS)
+    assert 30_000 < len(json.dumps(message["data"])) <= 100_000
+
+
+def test_while_the_run_trains_the_png_is_drawn_as_seldom_as_its_budget_wants(
+    make_trainer: MakeTrainer, displayed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    figure = StaticFigure(trainer)
+    figure.place()
+    drawn: list[int] = []
+    monkeypatch.setattr(jepa_widgets.static_figure, "_small_png", lambda _: drawn.append(trainer.step) or "")
+    monkeypatch.setattr(jepa_widgets.static_figure, "PNG_SHARE", 1e-12)
+    trainer.state = "running"
+    for trainer.step in (1, 2, 3):
+        figure(events.MetricsLogged(trainer.step, 0, {"loss": 1.0}, 0.0, 0))
+        figure.renew()
+        figure.renew()
+    assert drawn == [1]
+    assert [message["data"][PLOTLY]["data"][0]["x"][-1] for message in displayed[2:]] == [1, 2, 3]
+    trainer.state = "paused"
+    figure.renew()
+    figure.renew()
+    assert drawn == [1, 3]
+    trainer.state = "stopped"
 
 
 def test_a_second_part_renews_the_picture(

@@ -1,36 +1,89 @@
-"""The last batch as the model sees it, and what its embeddings look like."""
+"""The last batch as the model sees it, the model itself, its embeddings, and what happened to the run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
 from ipywidgets import HTML, Button, HBox, Layout, VBox
 
-from jepa.figures import batch_figure
-from jepa_widgets.figure_view import FigureView
+from jepa_widgets.batch_tab import BatchTab
+from jepa_widgets.embeddings_tab import EmbeddingsTab
+from jepa_widgets.history_tab import HistoryTab
+from jepa_widgets.inspector_tab import InspectorTab
+from jepa_widgets.model_tab import ModelTab
+
+TABS: dict[str, Callable[[], InspectorTab]] = {
+    "Batch": BatchTab,
+    "Model": ModelTab,
+    "Embeddings": EmbeddingsTab,
+    "History": HistoryTab,
+}
 
 
 class Inspector(VBox):
-    """Shows one inspection: a picture of the views, and a line of statistics."""
+    """Shows one inspection: a line of statistics, and one tab at a time, which is drawn when it is opened.
+
+    The tabs are switched by buttons: what ipywidgets' own tabs send arrives only once while a cell awaits.
+
+    Attributes:
+        tabs: The tabs by name.
+        opened: Name of the one that is seen.
+    """
 
     def __init__(self) -> None:
         self._text = HTML(layout=Layout(flex="1 1 auto"))
         self._hide = Button(icon="times", tooltip="Hide this", layout=Layout(width="34px", flex="0 0 auto"))
         self._hide.add_class("jepa-hide")
         self._hide.on_click(lambda _: self.hide())
-        self._picture = FigureView()
-        super().__init__([HBox([self._text, self._hide]), self._picture])
+        self._inspection: Any = None
+        self.tabs = {name: make() for name, make in TABS.items()}
+        self.buttons = {name: self._button(name) for name in TABS}
+        self.opened = "Batch"
+        row = HBox(list(self.buttons.values()))
+        super().__init__([HBox([self._text, self._hide]), row, *self.tabs.values()])
         self.add_class("jepa-inspector")
+        self._reveal()
         self.hide()
+
+    def _button(self, name: str) -> Button:
+        button = Button(description=name, layout=Layout(width="auto"))
+        button.add_class(f"jepa-tab-{name.lower()}")
+        button.on_click(lambda _: self.turn_to(name))
+        return button
 
     def show(self, inspection: Any) -> None:
         """Show what `run.inspect()` gave."""
+        self._inspection = inspection
         items = [f"last batch at step {inspection.step}"]
         items += [f"{escape(name.replace('_', ' '))} <b>{value:.4g}</b>" for name, value in inspection.stats.items()]
         self._text.value = '<div class="jepa-line">' + "".join(f"<span>{item}</span>" for item in items) + "</div>"
-        self._picture.show(batch_figure(inspection))
         self.layout.display = ""
+        self._draw()
+
+    def turn_to(self, name: str) -> None:
+        """Show another tab.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        if name not in self.tabs:
+            raise ValueError(f"there is no tab {name!r}; there are {', '.join(self.tabs)}")
+        self.opened = name
+        self._reveal()
+        self._draw()
+
+    def _reveal(self) -> None:
+        for name, tab in self.tabs.items():
+            tab.layout.display = "" if name == self.opened else "none"
+            self.buttons[name].button_style = "info" if name == self.opened else ""
+
+    def _draw(self) -> None:
+        """Only what is seen, and only if it is not that already."""
+        tab = self.tabs[self.opened]
+        if self._inspection is not None and tab.inspection is not self._inspection:
+            tab.show(self._inspection)
 
     def hide(self) -> None:
         """Take no room until the next `show`."""

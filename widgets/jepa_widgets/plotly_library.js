@@ -31,14 +31,15 @@ function themed(element, layout) {
   };
 }
 
-// Draw when the model changes, when the size changes and when the theme changes; show errors instead of hiding them.
-async function attachDrawing(model, el, trait, draw) {
+// Draw when the model changes, when the size or the theme changes, and when the element hears "jepa-redraw"; show errors
+// instead of hiding them. What comes while a drawing is made is drawn once after it.
+async function attachDrawing(model, el, traits, draw) {
   const chart = document.createElement("div");
   const trouble = document.createElement("div");
   trouble.className = "jepa-widget-error";
   trouble.hidden = true;
   el.append(chart, trouble);
-  const redraw = async () => {
+  const once = async () => {
     try {
       await draw(await loadPlotly(model), chart);
       trouble.hidden = true;
@@ -47,14 +48,29 @@ async function attachDrawing(model, el, trait, draw) {
       trouble.hidden = false;
     }
   };
-  model.on(`change:${trait}`, redraw);
+  let drawing = false;
+  let again = false;
+  const redraw = async () => {
+    again = true;
+    if (drawing) return;
+    drawing = true;
+    while (again) {
+      again = false;
+      await once();
+    }
+    drawing = false;
+  };
+  const changes = [traits].flat().map((trait) => `change:${trait}`).join(" ");
+  model.on(changes, redraw);
+  el.addEventListener("jepa-redraw", redraw);
   const size = new ResizeObserver(redraw);
   size.observe(el);
   const theme = new MutationObserver(redraw);
   theme.observe(document.body, { attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
   await redraw();
   return () => {
-    model.off(`change:${trait}`, redraw);
+    model.off(changes, redraw);
+    el.removeEventListener("jepa-redraw", redraw);
     size.disconnect();
     theme.disconnect();
     globalThis.__jepaPlotly?.then((Plotly) => Plotly.purge(chart));

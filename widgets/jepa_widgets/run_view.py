@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from IPython.display import display
+from ipywidgets import DOMWidget, VBox
 
 from jepa.trainer import events
 from jepa_widgets.control_panel import ControlPanel
@@ -18,15 +19,28 @@ if TYPE_CHECKING:
 
 TAKEN_OVER = "taken over by a newer trainer"
 GONE = "its trainer is gone"
+FIGURE_SECONDS = 10.0
 URGENT = (events.CommandApplied, events.StateChanged, events.RunStarted, events.RunEnded, events.RunFailed)
+
+
+class LiveView(VBox):
+    """What is alive in a cell: panel and curves, or one of them."""
+
+    def __init__(self, parts: list[DOMWidget]) -> None:
+        super().__init__(parts)
+        self.add_class("jepa-run-view")
+
+    def __repr__(self) -> str:
+        """What stands in a saved notebook for front ends without widgets."""
+        return f"live view of a run ({', '.join(type(part).__name__ for part in self.children)})"
 
 
 class RunView:
     """What `create_trainer` shows in a notebook.
 
-    While the run trains its curves are live. When it has ended the static figure takes their place, which stays in the
-    saved notebook; a restart brings the live ones back. The view does not keep its trainer alive: widgets stay in the
-    kernel's memory for ever, and a cell that is run again must not leave a model there each time.
+    Beside the live view stands a static figure, which stays in the saved notebook and shows itself where there is no
+    kernel. The view does not keep its trainer alive: widgets stay in the kernel's memory for ever, and a cell that is
+    run again must not leave a model there each time.
 
     Args:
         trainer: Whose run it is.
@@ -39,23 +53,29 @@ class RunView:
         self._closed = False
         self.panel = ControlPanel(trainer) if control_panel else None
         self.plot = LivePlot() if live_plot else None
-        self.static = StaticFigure(trainer, stands_for=self.plot)
-        self._publisher = Publisher(self._flush, self._answer, wanted=lambda: self._trainer() is not None)
+        self.widget = LiveView([part for part in (self.panel, self.plot) if part is not None])
+        self.static = StaticFigure(trainer) if live_plot else None
+        self._publisher = Publisher(self._flush, self._answer, wanted=self._is_wanted)
+        self._figure: Publisher | None = None
         if self.panel is not None:
             self.panel.on_change = self._publisher.now
         trainer.subscribe(self)
-        if self.plot is not None:
+        if self.plot is not None and self.static is not None:
             self.plot.load(trainer.history)
             trainer.subscribe(self.static)
+            # on a thread of its own: drawing takes longer than an answer may
+            self._figure = Publisher(self.static.renew, self.static.renew, FIGURE_SECONDS, self._is_wanted)
 
     def show(self) -> None:
         """Show panel and curves in the present cell; a start from the panel, which has no cell, shows them in place."""
         if self.panel is None or not self.panel.starting:
-            if self.panel is not None:
-                display(self.panel)
-            if self.plot is not None:
+            display(self.widget)
+            if self.static is not None:
                 self.static.place()
         self._publisher.now()
+        trainer = self._trainer()
+        if self._figure is not None and trainer is not None and len(trainer.history):
+            self._figure.soon()
 
     def close(self, why: str = TAKEN_OVER) -> None:
         """Write a last time, say why in the panel, and show nothing new any more; what is shown stays."""
@@ -65,8 +85,11 @@ class RunView:
         trainer = self._trainer()
         if trainer is not None:
             trainer.unsubscribe(self)
-            trainer.unsubscribe(self.static)
+            if self.static is not None:
+                trainer.unsubscribe(self.static)
         self._publisher.close()
+        if self._figure is not None:
+            self._figure.close()
         if self.panel is not None:
             self.panel.retire(why)
 
@@ -84,6 +107,18 @@ class RunView:
             self._publisher.now()
         else:
             self._publisher.soon()
+        if self._figure is not None:
+            self._renew_figure(event)
+
+    def _renew_figure(self, event: events.Event) -> None:
+        assert self._figure is not None
+        if isinstance(event, events.StateChanged) and event.state == "paused":
+            self._figure.now()
+        elif isinstance(event, events.MetricsLogged | events.Evaluated):
+            self._figure.soon()
+
+    def _is_wanted(self) -> bool:
+        return self._trainer() is not None
 
     def _flush(self) -> None:
         self._answer()

@@ -1,0 +1,58 @@
+"""Where a run is, in one line."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ipywidgets import HTML
+
+if TYPE_CHECKING:
+    from jepa.trainer import JEPATrainer
+
+COLOURS = {
+    "running": "#009E73",
+    "paused": "#E69F00",
+    "stopping": "#E69F00",
+    "finished": "#3B8FC7",
+    "stopped": "#3B8FC7",
+    "failed": "#D55E00",
+}
+
+
+class StatusLine(HTML):
+    """State, step, epoch, speed, time left and learning rate. It does not keep the trainer alive.
+
+    Args:
+        trainer: Whose run it is.
+    """
+
+    def __init__(self, trainer: JEPATrainer) -> None:
+        super().__init__()
+        self._trainer = weakref.ref(trainer)
+        self.flush()
+
+    def flush(self) -> None:
+        """Show where the run is now."""
+        if (trainer := self._trainer()) is not None:
+            self.value = _status_line(trainer.status())
+
+
+def _status_line(status: Any) -> str:
+    items = [
+        f'<b class="jepa-state" style="color:{COLOURS.get(status.state, "inherit")}">{status.state}</b>',
+        f'step <b class="jepa-step-count">{status.step}</b> of {status.total_steps}',
+        f"epoch {status.epoch}",
+    ]
+    if status.steps_per_second:
+        items.append(f"{status.steps_per_second:.3g} steps/s")
+    if status.seconds_left is not None:
+        items.append(f"about {_duration(status.seconds_left)} left")
+    items.append(f'learning rate <span class="jepa-rate">{status.learning_rate:.3g}</span>')
+    return '<div class="jepa-line">' + "".join(f"<span>{item}</span>" for item in items) + "</div>"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
