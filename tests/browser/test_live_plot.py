@@ -213,7 +213,8 @@ plot.flush()
                 (tmp_path / f"chart-{width}.ipynb").write_text(
                     json.dumps({**NOTEBOOK, "cells": [cell]}), encoding="utf-8"
                 )
-                open_notebook(page, address, f"chart-{width}.ipynb")
+                own = address.replace("/lab/", f"/lab/workspaces/{width}/")  # else the other notebook opens, too
+                open_notebook(page, own, f"chart-{width}.ipynb")
                 execute(page, "notebook:run-all-cells")
                 page.wait_for_selector(".jepa-live-plot .js-plotly-plot .trace path.js-line", timeout=90_000)
                 page.wait_for_function(f"() => {CHART}.data.some((t) => t.name === 'loss, given up')")

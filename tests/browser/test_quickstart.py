@@ -245,6 +245,8 @@ def test_running_the_trainer_cell_again_stops_the_old_run_with_a_checkpoint(lab:
     step = lab.step
     lab.wait_until(lambda: lab.step > step + 20, "training goes on although the wait was interrupted")
 
+    # an interrupted cell makes the kernel turn down, for a moment, whatever else it is asked
+    lab.wait_until(lambda: lab.kernel("print('ready')") == "ready", "a kernel that takes requests again")
     lab.run_cell("create_trainer(")
     lab.wait_until(lambda: len(lab.runs()) == 2, "a second run")
     stderr = lab.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
