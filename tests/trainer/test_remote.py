@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -349,6 +350,7 @@ def test_a_handle_follows_a_fork_and_one_made_later_does_not(
         other.pause().result(SECONDS)
     run.stop().result(SECONDS)
     assert run.wait(SECONDS).steps("loss") == [4, 5]
+    run.unsubscribe(told.append)
 
 
 def test_history_leaves_out_what_was_given_up(live: JEPATrainer, tmp_path: Path, wait_until: WaitUntil) -> None:
@@ -395,6 +397,9 @@ def test_a_sink_that_fails_ends_its_own_follower_only(
     wait_until(lambda: "failed (ZeroDivisionError()) and gets no more events" in caplog.text)
     wait_until(lambda: any(isinstance(event, events.MetricsLogged) for event in told))
     assert left == []
+    for sink in (fails, told.append):
+        run.unsubscribe(sink)
+    wait_until(lambda: not any(thread.name == "jepa-follow-near" for thread in threading.enumerate()))
 
 
 def test_every_verb_comes_back_from_its_data() -> None:
