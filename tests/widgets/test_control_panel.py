@@ -188,7 +188,7 @@ def test_handlers_return_at_once_while_a_step_takes_long(
     wait_until(lambda: page.state == "paused" and trainer.last_checkpoint == trainer.run.checkpoints.file(3))
     assert trainer.step == 3
     assert trainer.rates.learning_rate(3) == 0.002
-    assert page.panel.inspector.layout.display == ""
+    wait_until(lambda: page.panel.inspector.layout.display == "")  # drawn after all else
 
 
 def test_a_checkpoint_is_written_and_named(

@@ -74,10 +74,10 @@ class ControlPanel(VBox):
         """Show the present state."""
         if self._retired or self._trainer() is None:
             return
+        self.answers.flush()  # first: who sees a new state can read why
         self.status.flush()
         for part in self.parts:
             part.flush()
-        self.answers.flush()
         self._show_inspection()  # last: to draw it takes longer than all else
 
     def retire(self, why: str) -> None:
