@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 
 @contextmanager
@@ -159,6 +159,11 @@ class JSONLines:
             if self._file is not None:
                 os.close(self._file)
             self._file = None
+
+
+def is_plain_name(name: object) -> TypeGuard[str]:
+    """Whether a name from a file or a command names something in a folder, and can lead nowhere else."""
+    return isinstance(name, str) and bool(name) and Path(name).name == name and not name.startswith(".")
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

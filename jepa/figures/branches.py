@@ -19,7 +19,7 @@ import numpy
 
 from jepa.figures.style import COLOURS, finish
 from jepa.figures.thinning import thin
-from jepa.files import read_lines
+from jepa.files import is_plain_name, read_lines
 
 HUES = COLOURS[:6]  # black and yellow are not seen on every background
 BRANCHED, COMMAND, ENDED = "branched off", "command", "ended, went back"
@@ -281,7 +281,7 @@ def _parent(path: Path) -> Path | None:
     with suppress(OSError, ValueError), (path / "journal.jsonl").open(encoding="utf-8") as file:
         first = json.loads(file.readline())
     name = first.get("parent") if isinstance(first, dict) and first.get("event") == "Branched" else None
-    if path.is_symlink() or not isinstance(name, str) or not name or name.startswith(".") or Path(name).name != name:
+    if path.is_symlink() or not is_plain_name(name):
         return None
     parent = path.with_name(name)
     return parent if (parent / "journal.jsonl").is_file() and not parent.is_symlink() else None

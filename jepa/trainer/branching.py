@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jepa.files import JSONLines, write_text
+from jepa.files import JSONLines, is_plain_name, write_text
+from jepa.trainer.by_hand import edited_file
 from jepa.trainer.checkpoint import CheckpointFolder, link, read_plain
 from jepa.trainer.control import EditedByHand
 from jepa.trainer.journal import Edit, Journal
@@ -81,11 +82,16 @@ def branch_off(trainer: JEPATrainer, name: str, checkpoint: str | None = None) -
 
 
 def link_edits(edits: Iterable[Edit], source: Path, target: Path) -> None:
-    """Keep the weights that were changed by hand in another folder, too, where they are still there."""
-    names = [edit.command.checkpoint for edit in edits if isinstance(edit.command, EditedByHand)]
-    for name in names:
-        if (source / name).exists():
-            link(source / name, target / Path(name).name)
+    """Keep the weights that were changed by hand in another folder, too, where they are still there.
+
+    Raises:
+        ValueError: A journal names a place outside of its folder.
+    """
+    for edit in edits:
+        if isinstance(edit.command, EditedByHand):
+            path = edited_file(source, edit.command)
+            if path.exists():
+                link(path, target / path.name)
 
 
 def folder_of_fork(parent: RunFolder, name: str) -> Path:
@@ -95,7 +101,7 @@ def folder_of_fork(parent: RunFolder, name: str) -> Path:
         ValueError: The name is no plain name, or taken.
     """
     target = parent.path.parent / name
-    if not name or Path(name).name != name or name.startswith("."):
+    if not is_plain_name(name):
         raise ValueError(f"a fork is named by a plain name and lies beside its parent, got {name!r}")
     if os.path.lexists(target):
         raise ValueError(f"there is already a run {name!r} in {target.parent}; choose another name for the fork")

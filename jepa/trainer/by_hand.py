@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa import distributed
-from jepa.files import remove
+from jepa.files import is_plain_name, remove
 from jepa.trainer import events
 from jepa.trainer.checkpoint import check_fits, random_state, restore_random_state, write_checkpoint
 from jepa.trainer.control import EditedByHand, Fork, Resume, Rewind, Step, Stop, Ticket
@@ -164,6 +164,19 @@ class HandEdits:
             remove(path)
             raise
         return path.name
+
+
+def edited_file(folder: Path, edit: EditedByHand) -> Path:
+    """The weights of an edit, in the folder of the checkpoints.
+
+    Raises:
+        ValueError: The edit, which a file tells of, names a place outside of that folder.
+    """
+    if not is_plain_name(edit.checkpoint):
+        raise ValueError(
+            f"weights changed by hand are kept in the run's checkpoints/, under a plain name, got {edit.checkpoint!r}"
+        )
+    return folder / edit.checkpoint
 
 
 def model_at_rest(trainer: JEPATrainer, asked: Ticket | None) -> JEPA:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import control, events
 from jepa.trainer.branching import branch_off, folder_of_fork, go_back
-from jepa.trainer.by_hand import take_weights
+from jepa.trainer.by_hand import edited_file, take_weights
 from jepa.trainer.checkpoint import CheckpointError
 from jepa.trainer.control import Command, Ticket
 from jepa.trainer.inspection import inspect
@@ -132,7 +132,7 @@ class CommandTable:
 
     def _take_weights(self, command: control.EditedByHand) -> Prepared:
         trainer = self._trainer
-        path = (trainer.run.checkpoints.path if trainer.run is not None else Path()) / command.checkpoint
+        path = Path(command.checkpoint) if trainer.run is None else edited_file(trainer.run.checkpoints.path, command)
         return {"path": str(path)}, lambda: take_weights(trainer, path)
 
     def _save(self, command: control.SaveCheckpoint) -> Prepared:

@@ -15,9 +15,11 @@ import jepa
 from jepa.data import MemoryLoader
 from jepa.files import read_lines
 from jepa.trainer import Callback, JEPATrainer, RunHandle, by_hand, events
+from jepa.trainer.branching import link_edits
 from jepa.trainer.by_hand import fingerprints, weighed_sum
 from jepa.trainer.checkpoint import read_checkpoint
-from jepa.trainer.control import SaveCheckpoint
+from jepa.trainer.control import EditedByHand, SaveCheckpoint
+from jepa.trainer.journal import Edit
 
 Make = Callable[..., Any]
 LAST = 18  # steps
@@ -284,6 +286,26 @@ def test_a_change_whose_file_is_gone_ends_the_run_that_needs_it(
     third = make_trainer(make_model(seed=2), run="a", checkpoint_every=9)
     third.train(loader, max_steps=LAST)
     assert jepa.replay(trainer.run.path, loader=loader, device="cpu").equal
+
+
+@pytest.mark.parametrize("place", ["../../secret.pt", "/tmp/secret.pt", ".hidden.pt", ""])
+def test_a_journal_that_names_weights_elsewhere_is_refused(
+    make_trainer: Make, make_gate: Make, make_model: Make, loader: MemoryLoader, place: str
+) -> None:
+    gate = make_gate(4)
+    trainer = make_trainer(run="a", checkpoint_every=9, callbacks=[gate, Die(9)])
+    run = paused(trainer, loader, gate)
+    halve(run)
+    run.resume()
+    with pytest.raises(KeyboardInterrupt):
+        run.wait(30)
+    (file,) = trainer.run.checkpoints.path.glob("edited-*")
+    journal = trainer.run.journal_path
+    journal.write_text(journal.read_text().replace(file.name, place))
+    with pytest.raises(ValueError, match="under a plain name, got"):
+        link_edits([Edit(4, EditedByHand(place))], trainer.run.checkpoints.path, trainer.run.path)
+    with pytest.raises(ValueError, match="under a plain name, got"):
+        make_trainer(make_model(seed=1), run="a", checkpoint_every=9).train(loader, max_steps=LAST)
 
 
 def test_a_run_without_a_folder_goes_on_with_the_change(
