@@ -200,27 +200,10 @@ class Curve:
             depth, below = depth + 1, complete
 
 
-class MinMaxCurve(Curve):
-    """A curve that is always asked for as a whole, in the same number of points.
-
-    Args:
-        limit: Largest number of points, at least 4.
-    """
-
-    def __init__(self, limit: int = 400) -> None:
-        super().__init__()
-        self._limit = limit
-        self.thinned(limit)  # says what is wrong with the limit
-
-    def points(self) -> tuple[list[int], list[float]]:
-        """Steps and values, in order."""
-        thinned = self.thinned(self._limit)
-        return thinned.steps.tolist(), thinned.values.tolist()
-
-
 def thin(points: Iterable[tuple[int, float]], limit: int = 2000) -> tuple[list[int], list[float]]:
     """Steps and values of a curve, in at most `limit` points that keep every peak."""
-    curve = MinMaxCurve(limit)
+    curve = Curve()
     steps, values = tuple(zip(*points, strict=True)) or ((), ())
     curve.extend(steps, values)
-    return curve.points()
+    thinned = curve.thinned(limit)
+    return thinned.steps.tolist(), thinned.values.tolist()

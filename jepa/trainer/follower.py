@@ -7,13 +7,14 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa.trainer import events
 from jepa.trainer.events import Sink
+from jepa.trainer.run import metrics_of
 
 if TYPE_CHECKING:
     from jepa.trainer.remote import RemoteRun
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
-HEAD = ("segment", "step", "epoch", "time")  # of a line of metrics
 Line = dict[str, Any]
-
-
-def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in a line of metrics."""
-    return {key: value for key, value in record.items() if key not in HEAD and isinstance(value, int | float)}
 
 
 class Tail:
@@ -80,8 +75,8 @@ class Follower:
 
     def __init__(self, run: RemoteRun, sink: Sink) -> None:
         self._run, self.sink = run, sink
-        self._state = run.state
-        self._epoch = run.status().epoch
+        status = run.status()
+        self._state, self._epoch = status.state, status.epoch
         self._checkpoint: Path | None = None
         self._folder = run.path
         self._tails = self._open()
@@ -108,16 +103,17 @@ class Follower:
             logger.warning("%r failed (%r) and gets no more events", self.sink, error)
 
     def _tell(self) -> None:
-        state = self._run.state  # before the lines, so that the last of them are told before the end is
+        status = self._run.status()  # before the lines, so that the last of them are told before the end is
         lines = [line for tail in self._tails for line in tail.read()]
         for line in sorted(lines, key=lambda line: line["time"]):
             for event in self._events(line):
                 self.sink(event)
-        if state != self._state:
-            self._state = state
-            self.sink(events.StateChanged(self._run.status().step, self._epoch, state))
-        if self._run.path != self._folder:
-            self._folder = self._run.path
+        if status.state != self._state:
+            self._state = status.state
+            self.sink(events.StateChanged(status.step, self._epoch, status.state))
+        folder = self._run.path
+        if folder != self._folder:
+            self._folder = folder
             self._tails = self._open(from_start=True)
 
     def _events(self, line: Line) -> Iterator[events.Event]:

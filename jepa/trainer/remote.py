@@ -11,14 +11,15 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from jepa.files import read_lines
+from jepa.files import is_plain_name, read_lines
 from jepa.trainer.control import Command, SaveCheckpoint, Ticket
 from jepa.trainer.events import Sink
-from jepa.trainer.follower import Follower, metrics_of
+from jepa.trainer.follower import Follower
 from jepa.trainer.history import History
 from jepa.trainer.journal import Journal
 from jepa.trainer.listing import DAMAGE, RunSummary, find_run, read_run
 from jepa.trainer.mailbox import Mailbox, read_small
+from jepa.trainer.run import metrics_of
 from jepa.trainer.status import Status
 from jepa.trainer.steering import SteeredRun
 
@@ -274,8 +275,7 @@ class RemoteTicket(Ticket):
 def moved(mailbox: Mailbox, name: str) -> Mailbox | None:
     """The mailbox of the folder beside this one, `None` if there is none of that name."""
     folder = mailbox.run.parent / name
-    plain = Path(name).name == name and not name.startswith(".")
-    return Mailbox(folder) if plain and folder.is_dir() and not folder.is_symlink() else None
+    return Mailbox(folder) if is_plain_name(name) and folder.is_dir() and not folder.is_symlink() else None
 
 
 def read_history(folder: Path) -> History:

@@ -23,6 +23,15 @@ class RunConflictError(RuntimeError):
     """A run of this name exists with other parameters, or another process is writing to it."""
 
 
+RECORD_HEAD = ("segment", "step", "epoch", "time")
+"""What a line of the metrics tells beside the metrics."""
+
+
+def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in a line of the metrics."""
+    return {key: value for key, value in record.items() if key not in RECORD_HEAD and isinstance(value, int | float)}
+
+
 def fresh_name() -> str:
     """A name no other run has: when it was made, and four random characters."""
     return f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}"
@@ -174,7 +183,7 @@ class RunFolder:
     def record(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Append one record of metrics; the file has it with the next status or checkpoint."""
         if self._metrics is not None:
-            head = {"segment": self.segment, "step": step, "epoch": epoch, "time": time.time()}
+            head = dict(zip(RECORD_HEAD, (self.segment, step, epoch, time.time()), strict=True))
             with self._while_training_goes_on(settles=False):
                 self._metrics.append({**head, **metrics}, flush=False)
 

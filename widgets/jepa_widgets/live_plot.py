@@ -21,20 +21,14 @@ import anywidget
 from ipywidgets import widget_serialization
 from traitlets import Bool, Bytes, Float, Instance, List, Unicode
 
+from jepa.figures.history import PANELS as OVERVIEW
 from jepa.figures.style import COLOURS
 from jepa.trainer import events
 from jepa_widgets.plotly_library import SCRIPT, PlotlyLibrary, plotly_library
 from jepa_widgets.run_curves import OLD_POINTS, Packed, RunCurves, pack
 
 FOLDER = Path(__file__).parent
-PANELS = {
-    "loss": "loss",
-    "learning_rate": "learning rate",
-    "ema_momentum": "EMA momentum",
-    "embedding_std": "embedding std",
-    "effective_rank": "effective rank",
-    "grad_norm": "gradient norm",
-}
+PANELS = {metrics[0]: panel for panel, metrics in OVERVIEW}
 GROUPS = ("overview", "terms", "diagnostics", "optimisation", "other")
 DIAGNOSTIC = ("std", "rank", "norm", "probe", "knn", "embedding", "collapse", "similarity", "variance")
 OPTIMISED = ("rate", "momentum", "decay", "clip", "weight", "scale", "steps_per_second")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jepa.figures.thinning import Curve, Thinned
+from jepa.trainer.run import metrics_of
 
-NO_METRICS = ("step", "epoch", "time", "segment")
 OLD_POINTS = 40  # of a part that was given up by going back
 OLD_PARTS = 2  # that are kept of each curve
 CLOCK = 128
@@ -72,11 +72,15 @@ class RunCurves:
     """Curves by name of metric, in the order in which the metrics came.
 
     Args:
+        only: Names of the metrics that are kept; all by default.
+
+    Attributes:
         colour: Number of the run's colour.
     """
 
-    def __init__(self, colour: int = 0) -> None:
-        self.colour = colour
+    def __init__(self, only: Collection[str] | None = None) -> None:
+        self.colour = 0
+        self._only = only
         self.curves: dict[str, Curve] = {}
         self.old: dict[str, deque[Packed]] = {}
         self.clock = Clock()
@@ -85,6 +89,8 @@ class RunCurves:
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Add a record; a step that was there before puts what came after it aside, as an older part."""
         for name, value in metrics.items():
+            if not self._keeps(name):
+                continue
             if isinstance(value, int | float) and math.isfinite(value):  # nothing else has a place on an axis
                 curve = self.curves.get(name)
                 if curve is None:
@@ -92,6 +98,9 @@ class RunCurves:
                 elif curve.last is not None and step < curve.last:
                     self._give_up(name, step)
                 curve.add(step, value)
+
+    def _keeps(self, name: str) -> bool:
+        return self._only is None or name in self._only
 
     @property
     def last(self) -> int:
@@ -122,14 +131,15 @@ class RunCurves:
             step = int(record["step"])
             if "time" in record:
                 self.clock.add(step, int(record.get("epoch", 0)), float(record["time"]))
-            self.add(step, {name: value for name, value in record.items() if name not in NO_METRICS})
+            self.add(step, metrics_of(record))
 
     def load(self, history: Any) -> None:
         """Replace the curves by those of a history; what is later than its end stays as an older part."""
-        end = max((history.steps(name)[-1] for name in history if history[name]), default=0)
+        names = [name for name in history if self._keeps(name)]
+        end = max((history.steps(name)[-1] for name in names if history[name]), default=0)
         self.go_back(end)
         self.curves, self._packed = {}, {}
-        for name in history:
+        for name in names:
             steps, values = history.steps(name), history[name]
             count = min(len(steps), len(values))  # a run that trains in another thread may add a point in between
             column = np.asarray(values[:count], np.float64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import threading
 import time
 import uuid
@@ -16,9 +15,9 @@ from IPython.display import display, publish_display_data, update_display
 
 from jepa.figures import history_figure, to_png
 from jepa.figures.history import PANELS
-from jepa.figures.thinning import MinMaxCurve
 from jepa.files import atomic_path
 from jepa.trainer import events
+from jepa_widgets.run_curves import RunCurves
 
 if TYPE_CHECKING:
     from jepa.trainer import JEPATrainer
@@ -81,7 +80,7 @@ class StaticFigure:
         self._trainer = weakref.ref(trainer)
         self._taking = threading.Lock()
         self._drawing = threading.Lock()
-        self._curves: dict[str, MinMaxCurve] = {}
+        self._curves = RunCurves(METRICS)
         self._place = uuid.uuid4().hex
         self._placed = False
         self._changed = False  # since the figure was shown
@@ -100,7 +99,9 @@ class StaticFigure:
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         if isinstance(event, events.MetricsLogged | events.Evaluated):
-            self._take(event.step, event.metrics)
+            with self._taking:
+                self._curves.add(event.step, event.metrics)
+                self._changed = True
         elif isinstance(event, events.RunStarted) and (trainer := self._trainer()) is not None:
             self.load(trainer.history)  # a checkpoint may just have brought one
         elif isinstance(event, events.RunEnded | events.RunFailed):
@@ -108,20 +109,9 @@ class StaticFigure:
 
     def load(self, history: Any) -> None:
         """Show a history instead of the curves so far; what happens next is added to it."""
-        curves = {name: MinMaxCurve(POINTS) for name in METRICS}
-        for name, curve in curves.items():
-            if name in history:
-                # a run that trains in another thread may add a point in between
-                for step, value in zip(history.steps(name), history[name], strict=False):
-                    _add(curve, step, value)
         with self._taking:
-            self._curves, self._changed = curves, True
-
-    def _take(self, step: int, metrics: Any) -> None:
-        with self._taking:
+            self._curves.load(history)
             self._changed = True
-            for name, curve in self._curves.items():
-                _add(curve, step, metrics.get(name))
 
     def renew(self) -> None:
         """Bring the figure in its place up to date; while the run trains, its PNG lags to take 1 % of the time."""
@@ -162,10 +152,10 @@ class StaticFigure:
     def _records(self) -> list[dict[str, float]]:
         with self._taking:
             self._changed = False
-            curves = {name: curve.points() for name, curve in self._curves.items()}
+            curves = {name: curve.thinned(POINTS) for name, curve in self._curves.curves.items()}
         rows: dict[int, dict[str, float]] = {}
-        for name, points in curves.items():
-            for step, value in zip(*points, strict=True):
+        for name, curve in curves.items():
+            for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
                 rows.setdefault(step, {"step": step})[name] = value
         return [rows[step] for step in sorted(rows)]
 
@@ -174,8 +164,3 @@ class StaticFigure:
         self._png = _small_png(figure)
         end = time.monotonic()
         self._png_due = end + (end - begin) / PNG_SHARE
-
-
-def _add(curve: MinMaxCurve, step: int, value: float | None) -> None:
-    if value is not None and math.isfinite(value):  # nothing else has a place on an axis
-        curve.add(step, value)
