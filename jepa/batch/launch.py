@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def run_notebook(
     nproc_per_node: int = 1,
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    stop: threading.Event | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> BatchResult:
     """Execute a notebook headless; the first unnamed trainer in it writes into the run folder.
 
@@ -73,6 +76,8 @@ def run_notebook(
         nproc_per_node: Processes; more than one are started by torchrun.
         force: Run again what has finished, from the beginning; the finished run folder is kept under another name.
         say: Gets lines on the progress.
+        stop: Once set, the run ends as if it had been interrupted: with a checkpoint.
+        environment: Variables to add for the processes that execute it.
 
     Raises:
         FileNotFoundError: There is no such notebook.
@@ -85,7 +90,7 @@ def run_notebook(
     name = name or f"{path.stem}-{datetime.now():%Y-%m-%d_%H%M%S}"
     folder = (Path(runs_dir) / name).absolute()
     request = {"notebook": str(path), "parameters": values, "nproc_per_node": nproc_per_node}
-    if _was_finished(folder, request):
+    if was_finished(folder, request):
         if not force:
             say(f"{folder} is finished already; pass --force to run it again")
             return BatchResult(folder, "skipped")
@@ -94,7 +99,7 @@ def run_notebook(
     with _held(folder):
         with atomic_path(folder / SOURCE) as copy:
             shutil.copyfile(path, copy)
-        return _launch(folder, request, say)
+        return _launch(folder, request, say, environment, stop)
 
 
 def resume_notebook(folder: str | os.PathLike[str], *, say: Callable[[str], None] = lambda line: None) -> BatchResult:
@@ -189,7 +194,7 @@ def _read_request(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def _was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
+def was_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     """Whether the folder holds this very run, finished; another run's folder is an error."""
     found = _read_request(folder)
     if found is None:
@@ -217,7 +222,11 @@ def _move_aside(folder: Path) -> Path:
 
 
 def _launch(
-    folder: Path, request: dict[str, Any], say: Callable[[str], None], environment: Mapping[str, str] | None = None
+    folder: Path,
+    request: dict[str, Any],
+    say: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
 ) -> BatchResult:
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
@@ -235,7 +244,7 @@ def _launch(
             start_new_session=True,  # Ctrl-C in a terminal reaches this process only, which passes it on once
             preexec_fn=_die_gently if sys.platform == "linux" else None,
         )
-        interrupted = _watch(process, folder, say)
+        interrupted = _watch(process, folder, say, stop or threading.Event())
     seconds = time.monotonic() - start
     status, error = _outcome(folder, process.returncode, interrupted)
     _write_state(folder, request, status=status, seconds=seconds, returncode=process.returncode, error=error)
@@ -261,7 +270,7 @@ def _environment(folder: Path, processes: int) -> dict[str, str]:
     return environment
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], None]) -> bool:
+def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], None], stop: threading.Event) -> bool:
     """Wait for the end and report what changes; an interrupt asks the job to stop. Returns whether it came to that."""
     interrupted, deadline, last = False, float("inf"), ""
     previous = signal.getsignal(signal.SIGTERM)
@@ -275,6 +284,8 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], 
                     say(line)
                     last = line
                 time.sleep(POLL_SECONDS)
+                if stop.is_set() and not interrupted:
+                    raise KeyboardInterrupt
                 if time.monotonic() > deadline:
                     process.kill()
             except KeyboardInterrupt:

@@ -154,6 +154,13 @@ def _convert(value: Any, default: Any) -> Any:
     return parsed
 
 
+def as_text(value: Any, default: Any) -> str:
+    """How a command line says a value of a parameter: `check_parameters` reads the same value back."""
+    if isinstance(value, str) and (isinstance(default, str) or _literal(value) is _NOT_A_LITERAL):
+        return value
+    return repr(value)
+
+
 _NOT_A_LITERAL = object()
 
 

@@ -366,7 +366,14 @@ run = trainer.start(make_loader((states, states.roll(1, 1)), batch_size=shape[0]
 LET_THE_KERNEL_END = "linger = 4\nwhile not trainer.ended.is_set():\n    time.sleep(0.01)"
 
 
-@pytest.mark.parametrize("wait", ["await run", "run.wait()", LET_THE_KERNEL_END], ids=["await", "wait", "end"])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        pytest.param("await run", id="await"),
+        pytest.param("run.wait()", id="wait", marks=pytest.mark.full),
+        pytest.param(LET_THE_KERNEL_END, id="end", marks=pytest.mark.full),
+    ],
+)
 def test_a_stop_while_a_cell_waits_for_a_background_run_ends_with_a_checkpoint_and_the_same_command_goes_on(
     make_notebook: Make, launch: Callable[..., Any], tmp_path: Path, wait: str
 ) -> None:
