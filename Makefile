@@ -49,7 +49,8 @@ notebooks: $(READY)
 	@echo "== notebooks"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p tests.notebook_rules --nbval-lax --nbval-cell-timeout=180 -p no:warnings $(NOTEBOOKS)
 
-test: lint docs notebooks  ## everything that is checked, in under 25 minutes
+test: $(READY)  ## everything that is checked, in under 25 minutes
+	@$(MAKE) --no-print-directory -j 2 -O lint docs notebooks
 	@echo "== unit tests and doctests"
 	@$(FAST) -n 2 --dist loadfile -m "$(UNIT)" tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules jepa

@@ -254,7 +254,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("flag", [["--distributed", "true"], []])
+@pytest.mark.parametrize("flag", [["--distributed", "true"], pytest.param([], marks=pytest.mark.full)])
 def test_torchrun_trains_on_all_processes_with_and_without_the_flag(
     config: Path, run_distributed: Run, flag: list[str]
 ) -> None:

@@ -322,7 +322,7 @@ def assert_same_end(path: Path, whole: dict[str, Any]) -> None:
         assert torch.equal(tensor, state["objective_state"][name]), name
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_a_termination_of_one_rank_stops_both_at_the_same_step(
     victim: int, run_distributed: RunDistributed, rank_script: RankScript, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
@@ -340,7 +340,7 @@ def test_a_termination_of_one_rank_stops_both_at_the_same_step(
     assert_same_end(tmp_path / "run-end.pt", whole)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_an_error_on_one_rank_leaves_no_rank_hanging(
     victim: int, run_distributed: RunDistributed, rank_script: RankScript, tmp_path: Path, whole: dict[str, Any]
 ) -> None:

@@ -155,7 +155,12 @@ def kernel() -> Iterator[Kernel]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(
-    ("now", "workers"), [(True, 2), (False, 0), (False, 2)], ids=["killed", "shut down", "shut down with workers"]
+    ("now", "workers"),
+    [
+        pytest.param(True, 2, id="killed"),
+        pytest.param(False, 0, id="shut down", marks=pytest.mark.full),
+        pytest.param(False, 2, id="shut down with workers"),
+    ],
 )
 def test_a_run_goes_on_when_its_kernel_is_restarted_and_the_cells_are_run_again(
     now: bool, workers: int, kernel: Kernel, tmp_path: Path, undisturbed: dict[str, Any]

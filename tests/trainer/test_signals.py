@@ -145,7 +145,7 @@ def test_a_termination_ends_with_its_exit_code_and_a_checkpoint(tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full), pytest.param(2, marks=pytest.mark.full)])
 def test_a_kill_loses_no_more_than_since_the_last_checkpoint(
     seed: int, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
