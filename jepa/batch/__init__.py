@@ -1,12 +1,14 @@
 """Notebooks as batch runs: parameters, one worker a rank, sweeps, results in run folders."""
 
-from jepa.batch.launch import BatchResult, resume_notebook, run_again, run_notebook, summary
+from jepa.batch.launch import ENGINES, KERNEL, BatchResult, resume_notebook, run_again, run_notebook, summary
 from jepa.batch.local import run_plan
 from jepa.batch.parameters import Parameter, ParameterError, check_parameters, read_parameters
 from jepa.batch.plan import Plan, plan_sweep
 from jepa.batch.sweep import Sweep, SweepError, read_sweep
 
 __all__ = [
+    "ENGINES",
+    "KERNEL",
     "BatchResult",
     "Parameter",
     "ParameterError",

@@ -45,6 +45,13 @@ class Execution:
     signals: list[int] = field(default_factory=list)
     cells: list[int] = field(default_factory=list)
 
+    def begin(self, index: int, count: int) -> None:
+        """Say that a cell begins, of so many."""
+        self.cells.append(index)
+        if self.rank == 0:
+            progress = {"cell": index + 1, "cells": count}
+            write_text(self.folder / "logs" / "progress.json", json.dumps(progress), durable=False)
+
 
 def execute(request: Mapping[str, Any], execution: Execution) -> None:
     """Execute the run folder's copy of the notebook with the parameters asked for, in a kernel of its own."""
@@ -102,13 +109,9 @@ class Client(PapermillNotebookClient):
 
     def execute_cell(self, cell: Any, index: int, *args: Any, **kwargs: Any) -> Any:
         """Execute one cell, and say so."""
-        execution = self.execution
-        execution.cells.append(index)
-        if execution.rank == 0:
-            progress = {"cell": index + 1, "cells": len(self.nb.cells)}
-            write_text(execution.folder / "logs" / "progress.json", json.dumps(progress), durable=False)
+        self.execution.begin(index, len(self.nb.cells))
         try:
-            if execution.signals:
+            if self.execution.signals:
                 raise KeyboardInterrupt  # it came between two cells, where the kernel has nothing to interrupt
             return super().execute_cell(cell, index, *args, **kwargs)
         except BaseException:

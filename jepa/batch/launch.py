@@ -21,6 +21,7 @@ from jepa.batch.parameters import check_parameters, read_parameters
 from jepa.batch.processes import die_with_parent
 from jepa.files import FileLock, atomic_path, read_lines, write_text
 
+KERNEL, PROCESS = ENGINES = ("kernel", "process")  # what executes the cells
 SOURCE = "source.ipynb"  # the run folder's own copy of the notebook: what is executed
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 90.0
@@ -58,6 +59,7 @@ def run_notebook(
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "runs",
     nproc_per_node: int = 1,
+    engine: str = KERNEL,
     force: bool = False,
     say: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
@@ -74,6 +76,8 @@ def run_notebook(
             continues an unfinished run and skips a finished one.
         runs_dir: Where run folders are.
         nproc_per_node: Processes; more than one are started by torchrun.
+        engine: `kernel` executes the cells in a kernel, as JupyterLab does; `process` in the process of the rank, by
+            IPython, which begins some seconds sooner.
         force: Run again what has finished, from the beginning; the finished run folder is kept under another name.
         say: Gets lines on the progress.
         stop: Once set, the run ends as if it had been interrupted: with a checkpoint.
@@ -86,10 +90,12 @@ def run_notebook(
     values = check_parameters(parameters, read_parameters(notebook))
     if nproc_per_node < 1:
         raise ValueError(f"nproc_per_node must be at least 1, got {nproc_per_node}")
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     path = Path(notebook).absolute()
     name = name or f"{path.stem}-{datetime.now():%Y-%m-%d_%H%M%S}"
     folder = (Path(runs_dir) / name).absolute()
-    request = {"notebook": str(path), "parameters": values, "nproc_per_node": nproc_per_node}
+    request = {"notebook": str(path), "parameters": values, "nproc_per_node": nproc_per_node, "engine": engine}
     if was_finished(folder, request):
         if not force:
             say(f"{folder} is finished already; pass --force to run it again")
@@ -160,7 +166,7 @@ def _kept_request(folder: Path) -> dict[str, Any]:
 def _checked(kept: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """What was asked for, with parameters that its notebook has."""
     values = check_parameters(kept["parameters"], read_parameters(source))
-    return {**{key: kept[key] for key in REQUEST}, "parameters": values}
+    return {**{key: kept[key] for key in REQUEST}, "parameters": values, "engine": kept.get("engine", KERNEL)}
 
 
 @contextlib.contextmanager

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from jepa.batch.devices import share_out
-from jepa.batch.launch import BatchResult, run_notebook
+from jepa.batch.launch import KERNEL, BatchResult, run_notebook
 from jepa.batch.plan import Plan
 from jepa.batch.sweep import Point, Sweep
 from jepa.batch.tally import Tally
@@ -46,7 +46,12 @@ class FixedQueue:
 
 
 def run_plan(
-    plan: Plan, *, jobs: int = 1, force: bool = False, say: Callable[[str], None] = lambda line: None
+    plan: Plan,
+    *,
+    jobs: int = 1,
+    engine: str = KERNEL,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[BatchResult]:
     """Run all of a sweep that is not finished; the same again goes on with what is left.
 
@@ -56,6 +61,7 @@ def run_plan(
     Args:
         plan: From `plan_sweep`.
         jobs: Runs at a time.
+        engine: What executes the cells, see `run_notebook`.
         force: Run again what has finished; finished run folders are kept under other names.
         say: Gets lines on the progress.
 
@@ -71,8 +77,17 @@ def run_plan(
     write_text(plan.folder / SWEEP, plan.sweep.source)
 
     def execute(point: Point, place: Mapping[str, str], stop: threading.Event) -> BatchResult:
-        where: dict[str, Any] = {"name": point.name, "runs_dir": plan.folder, "nproc_per_node": plan.nproc_per_node}
-        return run_notebook(plan.notebook, point.parameters, **where, force=force, stop=stop, environment=place)
+        return run_notebook(
+            plan.notebook,
+            point.parameters,
+            name=point.name,
+            runs_dir=plan.folder,
+            nproc_per_node=plan.nproc_per_node,
+            engine=engine,
+            force=force,
+            stop=stop,
+            environment=place,
+        )
 
     return Team(execute, queue, places, Tally(len(plan.sweep), plan.folder, say)).work()
 

@@ -1,4 +1,4 @@
-"""One rank of a batch run: executes the notebook in a kernel of its own. `python -m jepa.batch.worker RUN_FOLDER`.
+"""One rank of a batch run: executes the notebook, in a kernel or itself. `python -m jepa.batch.worker RUN_FOLDER`.
 
 Rank 0 keeps the executed notebook, written atomically after each cell; every rank writes what its cells print to
 `logs/rank-<r>.log` and the true cause of a failure to `logs/rank-<r>.error.json`. The worker dies with its parent, the
@@ -13,12 +13,14 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from papermill.exceptions import PapermillExecutionError
 
 from jepa.batch.engine import Execution, execute
+from jepa.batch.launch import KERNEL
 from jepa.batch.processes import die_with_parent
 from jepa.files import write_text
 
@@ -37,13 +39,22 @@ def main(folder: str) -> int:
     with (run / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8", buffering=1) as log:
         execution = Execution(run, rank, log)
         try:
-            execute(request, execution)
+            _execute(request, execution)
         except BaseException as error:
             if execution.signals and _is_interrupt(error):
                 return EXIT_STOPPED
             write_text(error_file, json.dumps(describe_error(error, rank, len(execution.cells))))
             return 1
     return 0
+
+
+def _execute(request: Mapping[str, Any], execution: Execution) -> None:
+    if request["engine"] == KERNEL:
+        execute(request, execution)
+        return
+    from jepa.batch import in_process
+
+    in_process.execute(request, execution)
 
 
 def _is_interrupt(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from jepa.batch import BatchResult, Plan, plan_sweep, read_parameters, run_notebook, run_plan, summary
+from jepa.batch import ENGINES, KERNEL, BatchResult, Plan, plan_sweep, read_parameters, run_notebook, run_plan, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the folder of the run, or of the sweep; the same name again continues it")
     parser.add_argument("--runs-dir", default="runs", help="folder of the runs")
     parser.add_argument("--nproc-per-node", type=int, default=1, help="processes that train together")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default=KERNEL, help="a kernel a run, or none, which begins sooner"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs of a sweep at a time")
     parser.add_argument("--force", action="store_true", help="run again what has finished")
     parser.add_argument("--dry-run", action="store_true", help="check a sweep, print the command of each run, run none")
@@ -42,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
         name=options.name,
         runs_dir=options.runs_dir,
         nproc_per_node=options.nproc_per_node,
+        engine=options.engine,
         force=options.force,
         say=_say,
     )
@@ -61,7 +65,7 @@ def _run_sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         print("\n".join(_commands(plan)))
         return 0
-    results = run_plan(plan, jobs=options.jobs, force=options.force, say=_say)
+    results = run_plan(plan, jobs=options.jobs, engine=options.engine, force=options.force, say=_say)
     print("\n".join(_report(plan, results)))
     codes = {result.exit_code for result in results}
     return 1 if 1 in codes else 143 if len(results) < len(plan.sweep) else max(codes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 def where() -> Literal["frontend", "headless", "script"]:
@@ -15,19 +15,19 @@ def where() -> Literal["frontend", "headless", "script"]:
     notebook (`!papermill ...`) only inherits it, which its parent's environment shows. The environment variable
     `JEPA_FRONT_END` (`1` or `0`) overrides the guess.
     """
-    if not _in_kernel():
-        return "script"
-    override = os.environ.get("JEPA_FRONT_END")
-    if override in ("0", "1"):
+    shell, override = _shell(), os.environ.get("JEPA_FRONT_END")
+    if shell is not None and override in ("0", "1"):  # a notebook needs no kernel where a batch says so
         return "frontend" if override == "1" else "headless"
+    if not hasattr(shell, "kernel"):
+        return "script"
     live = bool(os.environ.get("JPY_SESSION_NAME")) and not _parent_has("JPY_SESSION_NAME")
     return "frontend" if live else "headless"
 
 
-def _in_kernel() -> bool:
+def _shell() -> Any:
+    """IPython's, if there is one."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    return shell is not None and hasattr(shell, "kernel")
+    return ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
 
 
 def _parent_has(name: str) -> bool:

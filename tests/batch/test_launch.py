@@ -232,14 +232,15 @@ def at_step(folder: Path, step: int) -> bool:
     return bool(steps(folder)) and steps(folder)[-1] >= step
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C twice"])
+@pytest.mark.parametrize(("how", "engine"), [("SIGTERM", "kernel"), ("SIGTERM", "process"), ("Ctrl-C twice", "kernel")])
 def test_a_stopped_run_ends_with_a_checkpoint_and_the_same_command_goes_on(
-    make_notebook: Make, launch: Callable[..., Any], tmp_path: Path, how: str
+    make_notebook: Make, launch: Callable[..., Any], tmp_path: Path, how: str, engine: str
 ) -> None:
     slow = tmp_path / "slow"
     slow.touch()
     notebook = make_notebook(tmp_path / "small.ipynb")
     command = [notebook, "-p", "num_epochs", "15", "-p", "slow", slow, "--name", "a", "--runs-dir", tmp_path / "runs"]
+    command += ["--engine", engine]
     folder = tmp_path / "runs" / "a"
     job = launch(*command)
     job.wait_for(lambda: at_step(folder, 3), "the third step")
