@@ -10,6 +10,7 @@ from jepa.trainer import JEPAEvaluator, JEPATrainer, TrainerConfig, attach, crea
 from jepa.trainer import fork_run as fork
 
 if TYPE_CHECKING:
+    from jepa.batch import runs
     from jepa.config import preset
 
 __version__ = "0.1.0.dev0"
@@ -30,6 +31,7 @@ __all__ = [
     "fork",
     "preset",
     "replay",
+    "runs",
 ]
 
 
@@ -38,6 +40,10 @@ def __getattr__(name: str) -> Any:
         from jepa.config import preset
 
         return preset
+    if name == "runs":
+        from jepa.batch import runs
+
+        return runs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

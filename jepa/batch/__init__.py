@@ -5,6 +5,7 @@ from jepa.batch.local import run_plan
 from jepa.batch.parameters import Parameter, ParameterError, check_parameters, read_parameters
 from jepa.batch.plan import Plan, plan_sweep
 from jepa.batch.sweep import Sweep, SweepError, read_sweep
+from jepa.batch.table import runs
 
 __all__ = [
     "ENGINES",
@@ -23,5 +24,6 @@ __all__ = [
     "run_again",
     "run_notebook",
     "run_plan",
+    "runs",
     "summary",
 ]
