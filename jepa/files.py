@@ -6,10 +6,11 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -168,14 +169,45 @@ def is_plain_name(name: object) -> TypeGuard[str]:
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All whole records of a JSON-lines file, in order; a torn line is skipped, a missing file is empty."""
-    records: list[dict[str, Any]] = []
     with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with suppress(json.JSONDecodeError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(record)
-    return records
+        return list(parse_lines(file))
+    return []
+
+
+def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The records of JSON lines; what is none, torn, or nested too deeply is skipped."""
+    for line in lines:
+        with suppress(ValueError, RecursionError):  # an integer of thousands of digits is a plain ValueError
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def open_regular(path: Path, *, links: bool = False) -> IO[bytes]:
+    """Open a regular file to read it, and nothing else: to open a pipe waits, and to open a device can do something.
+
+    Args:
+        path: The file.
+        links: Whether a symbolic link may lead to it.
+
+    Raises:
+        ValueError: It is something else.
+        OSError: It cannot be opened.
+    """
+    _check_regular((path.stat() if links else path.lstat()).st_mode)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+    descriptor = os.open(path, flags)
+    try:
+        _check_regular(os.fstat(descriptor).st_mode)  # it may have been replaced in between
+    except ValueError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is no regular file")
 
 
 class FileLock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jepa import files
-from jepa.files import FileLock, JSONLines, atomic_path, read_lines, write_text
+from jepa.files import FileLock, JSONLines, atomic_path, open_regular, read_lines, write_text
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -250,3 +251,24 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock")
     assert lock.acquire()
     lock.release()
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    file, link, pipe = (tmp_path / name for name in ("file", "link", "pipe"))
+    file.write_bytes(b"text")
+    link.symlink_to(file)
+    os.mkfifo(pipe)  # to open one waits for a writer
+    for path in (file, link):
+        with open_regular(path, links=True) as opened:
+            assert opened.read() == b"text"
+    for path, links in ((link, False), (pipe, False), (pipe, True), (tmp_path, True), (Path("/dev/zero"), True)):
+        with pytest.raises(ValueError, match="it is no regular file"):
+            open_regular(path, links=links)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nothing", links=True)
+
+
+def test_a_line_that_is_nested_too_deeply_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n' + "[" * 100_000 + '\n{"b": 2}\n')
+    assert read_lines(path) == [{"a": 1}, {"b": 2}]
