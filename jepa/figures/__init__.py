@@ -9,6 +9,7 @@ from jepa.figures.images import coverage_figure, image_row, mask_figure
 from jepa.figures.inspection import losses_figure, nearest_figure, tensors_figure
 from jepa.figures.journal import journal_figure, journal_lines
 from jepa.figures.model import attention_figure, dead_units_figure, module_figure
+from jepa.figures.runs import compare_figure, parallel_figure
 from jepa.figures.samples import sample_inputs, sample_row, worst_samples_figure
 from jepa.figures.spectrum import neighbours_figure, spectrum_figure
 from jepa.figures.table import table_figure
@@ -17,6 +18,7 @@ __all__ = [
     "attention_figure",
     "batch_figure",
     "branches_figure",
+    "compare_figure",
     "coverage_figure",
     "dead_units_figure",
     "embedding_map",
@@ -29,6 +31,7 @@ __all__ = [
     "module_figure",
     "nearest_figure",
     "neighbours_figure",
+    "parallel_figure",
     "probe_figure",
     "project",
     "sample_inputs",

@@ -251,7 +251,7 @@ def _read_family(paths: list[Path], metric: str) -> list[Way]:
     for path in paths:
         for member in [*reversed(list(_ancestors(path))), *_descendants(path)]:
             if member not in ways:
-                ways[member] = _read(member, metric, ways.get(_parent(member) or member))
+                ways[member] = read_way(member, metric, ways.get(_parent(member) or member))
     known = set[str]().union(*(way.known for way in ways.values()))
     if known and metric not in known:
         raise ValueError(f"no run here has recorded {metric!r}; there are {', '.join(sorted(known))}")
@@ -287,7 +287,7 @@ def _parent(path: Path) -> Path | None:
     return parent if (parent / "journal.jsonl").is_file() and not parent.is_symlink() else None
 
 
-def _read(path: Path, metric: str, parent: Way | None) -> Way:
+def read_way(path: Path, metric: str, parent: Way | None = None) -> Way:
     """What a folder's journal and metrics tell."""
     segments: list[Segment] = []
     for line in read_lines(path / "journal.jsonl"):

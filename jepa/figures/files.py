@@ -12,6 +12,7 @@ import numpy
 from jepa.files import atomic_path
 
 DPI = 100
+TICK_WIDTH = 60  # pixels
 TRACES = ("scatter", "bar", "heatmap", "image", "table")
 MARKERS = {"circle": "o", "diamond": "D", "x": "x", "triangle-up": "^"}
 
@@ -111,7 +112,7 @@ def _encode(canvas: Any) -> bytes:
     canvas.canvas.draw()
     picture = Image.fromarray(numpy.asarray(canvas.canvas.buffer_rgba())).convert("RGB")
     target = io.BytesIO()
-    picture.quantize(128, dither=Image.Dither.NONE).save(target, format="png", optimize=True)
+    picture.quantize(128, dither=Image.Dither.NONE).save(target, format="png")
     return target.getvalue()
 
 
@@ -154,6 +155,14 @@ def _draw(trace: Any, axes: Any) -> None:
         axes.imshow(trace.z)
 
 
+def _space_ticks(axes: Any) -> None:
+    """So few numbers along x that none touches the next one."""
+    from matplotlib.ticker import MaxNLocator
+
+    if isinstance(axes.xaxis.get_major_locator(), MaxNLocator):  # not names, nor a log axis
+        axes.locator_params("x", nbins=max(3, int(axes.bbox.width / TICK_WIDTH)))
+
+
 def _draw_scatter(trace: Any, axes: Any) -> None:
     if "lines" in (trace.mode or "lines"):
         marker = "o" if "markers" in (trace.mode or "") else None
@@ -162,6 +171,8 @@ def _draw_scatter(trace: Any, axes: Any) -> None:
         width = 0.8 * (trace.line.width or 1.6)
         looks = {"color": trace.line.color, "alpha": trace.opacity, "lw": width, "marker": marker, "ms": 3}
         axes.plot(trace.x, trace.y, style, label=label, **looks)
+        if "text" in (trace.mode or ""):
+            _write_beside(trace, axes)
     else:
         symbol = trace.marker.symbol or "circle"
         open_, colours = symbol.endswith("-open"), trace.marker.color
@@ -178,6 +189,17 @@ def _draw_scatter(trace: Any, axes: Any) -> None:
         )
 
 
+def _write_beside(trace: Any, axes: Any) -> None:
+    looks = {
+        "ha": "right",
+        "va": "center",
+        "fontsize": 7,
+        "bbox": {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1},
+    }
+    for x, y, text in zip(trace.x, trace.y, trace.text, strict=True):
+        axes.annotate(text, (x, y), (-5, 0), textcoords="offset points", **looks)
+
+
 def _label(figure: Any, name: str, axes: Any) -> None:
     suffix = name[1:]
     x, y = figure.layout[f"xaxis{suffix}"], figure.layout[f"yaxis{suffix}"]
@@ -188,6 +210,11 @@ def _label(figure: Any, name: str, axes: Any) -> None:
         axes.set_yscale("log")
     if y.range is not None:
         axes.set_ylim(*y.range)
+    if x.range is not None:
+        axes.set_xlim(*x.range)
+    if x.tickvals is not None:
+        axes.set_xticks(x.tickvals, x.ticktext)
+    _space_ticks(axes)
     if x.tickangle:
         axes.tick_params("x", rotation=-x.tickangle)
         axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), ha="right", rotation_mode="anchor")
@@ -195,12 +222,15 @@ def _label(figure: Any, name: str, axes: Any) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
     else:
-        axes.grid(alpha=0.25)
+        if x.showgrid is not False:
+            axes.grid(alpha=0.25)
+        if y.showticklabels is False:
+            axes.set_yticks([])
         axes.spines[["top", "right"]].set_visible(False)
     titles = [note.text for note in figure.layout.annotations]
     position = int(suffix or 1) - 1
     if position < len(titles):
-        axes.set_title(titles[position], fontsize=10)
+        axes.set_title(titles[position], fontsize=10, y=1.0)  # matplotlib looks for ticks in its way otherwise
     handles, _ = axes.get_legend_handles_labels()
     if len(handles) > 1:
         axes.legend(fontsize=7, frameon=False, loc="best")

@@ -11,7 +11,7 @@ from jepa.diagnostics import Attended, ModuleSummary, find_block
 from jepa.figures.style import COLOURS, finish
 from jepa.figures.table import table_figure
 
-COLUMNS = ("module", "kind", "shapes", "parameters", "norm", "gradient norm", "last update")
+COLUMNS = ("module", "kind", "shapes", "parameters", "norm", "gradient", "update")
 HEADS_A_ROW = 6
 
 
