@@ -8,11 +8,30 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
+ALIASES = {  # what other libraries call it
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "grad_clip": "clip_grad_norm",
+    "gradient_clip_val": "clip_grad_norm",
+    "max_grad_norm": "clip_grad_norm",
+    "gradient_accumulation_steps": "accumulate",
+    "accumulate_grad_batches": "accumulate",
+    "amp": "precision",
+    "patience": "early_stopping",
+    "verbose": "progress",
+}
+ELSEWHERE = {  # what is said in another place
+    **dict.fromkeys(("num_epochs", "epochs", "max_epochs"), "trainer.train(loader, num_epochs=...)"),
+    **dict.fromkeys(("max_steps", "steps"), "trainer.train(loader, max_steps=...)"),
+    **dict.fromkeys(("batch_size", "num_workers", "shuffle"), "the loader, such as make_loader(data, batch_size=...)"),
+}
+
 
 def unknown_key_error(key: str, known: Iterable[str], where: str) -> ValueError:
     """An error that names the unknown key and the nearest known ones."""
     known = sorted(known)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    alias = ALIASES.get(key)
+    nearest = [alias] if alias in known else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
     return ValueError(f"unknown {where} {key!r}; {hint}")
 
@@ -126,6 +145,8 @@ class TrainerConfig:
         """A copy with `changes`; an unknown name is an error that names the nearest known one."""
         known = {field.name for field in fields(self)}
         for key in changes:
+            if key in ELSEWHERE:
+                raise ValueError(f"{key!r} is no training option; it is said in {ELSEWHERE[key]}")
             if key not in known:
                 raise unknown_key_error(key, known, "training option")
         return replace(self, **changes)

@@ -84,13 +84,19 @@ class BlockMaskSampler:
         self.official = official
         default = published.MIN_KEEP if official else max(1, self.tokens // 10)
         self.min_keep = default if min_keep is None else min_keep
-        scales = {"target_scale": target_scale, "context_scale": context_scale}
-        check_options(scales, aspect_ratio, {"num_targets": num_targets, "min_keep": self.min_keep})
-        if official:
-            published.check_blocks(self.grid, target_scale, aspect_ratio, context_scale, self.min_keep)
-        else:
-            check_context("a target block", self.grid, self.min_keep, {"target_scale": target_scale[1]}, self._largest)
+        self.check()
         self._lengths: dict[tuple[Shape, Shape], int] = {}
+
+    def check(self) -> None:
+        """Raise a ValueError where the ranges, as they are now, do not hold; they may be replaced between two draws."""
+        scales = {"target_scale": self.target_scale, "context_scale": self.context_scale}
+        check_options(scales, self.aspect_ratio, {"num_targets": self.num_targets, "min_keep": self.min_keep})
+        if self.official:
+            ranges = self.target_scale, self.aspect_ratio, self.context_scale
+            published.check_blocks(self.grid, *ranges, self.min_keep)
+        else:
+            highest = {"target_scale": self.target_scale[1]}
+            check_context("a target block", self.grid, self.min_keep, highest, self._largest)
 
     @property
     def tokens(self) -> int:

@@ -81,11 +81,15 @@ class TubeMaskSampler:
         self.aspect_ratio = aspect_ratio
         self.official = official
         self.min_keep = (1 if official else max(1, self.tokens // 50)) if min_keep is None else min_keep
-        scales = {"spatial_scale": spatial_scale, "temporal_scale": temporal_scale}
-        check_options(scales, aspect_ratio, {"num_blocks": num_blocks, "min_keep": self.min_keep})
-        highest = {"spatial_scale": spatial_scale[1], "temporal_scale": temporal_scale[1]}
-        check_context("a block", self.grid, self.min_keep, highest, self._largest)
+        self.check()
         self._lengths: dict[Shape, tuple[int, int]] = {}
+
+    def check(self) -> None:
+        """Raise a ValueError where the ranges, as they are now, do not hold; they may be replaced between two draws."""
+        scales = {"spatial_scale": self.spatial_scale, "temporal_scale": self.temporal_scale}
+        check_options(scales, self.aspect_ratio, {"num_blocks": self.num_blocks, "min_keep": self.min_keep})
+        highest = {name: scale[1] for name, scale in scales.items()}
+        check_context("a block", self.grid, self.min_keep, highest, self._largest)
 
     @property
     def tokens(self) -> int:

@@ -119,7 +119,9 @@ class Objective(nn.Module, ABC):
         name: The name `create_trainer(objective=...)` knows it by.
         layout: The batch it takes, in words, e.g. `"(state_t, state_t1)"`; shown when a batch does not fit.
         targets: Kinds of `model.target` it can train with.
-        hyper_parameters: What may be changed while training, by name.
+        hyper_parameters: What may be changed while training, by name: numbers of the loss.
+        view_parameters: The same for numbers that decide what the views are, such as the scales of masks. What they are
+            to begin with is decided by other arguments of the constructor.
         batch_statistics: Whether the loss holds statistics of a whole batch, so that accumulating the gradients of
             several batches is not the same as training with one larger batch; or the names of the hyper-parameters that
             weigh such terms: it does not while these are 0.
@@ -132,6 +134,7 @@ class Objective(nn.Module, ABC):
     layout: ClassVar[str]
     targets: ClassVar[tuple[str, ...]] = ("ema",)
     hyper_parameters: dict[str, HyperParameter] = {}
+    view_parameters: dict[str, HyperParameter] = {}
     batch_statistics: ClassVar[bool | tuple[str, ...]] = False
     paper: ClassVar[Mapping[str, Any]] = {}
     sample_term: ClassVar[str] = "prediction"
@@ -169,6 +172,12 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, views: Views, hyper: Mapping[str, Tensor]) -> Losses:
         """Encode, predict and compare."""
+
+    def check_view_parameters(self, now: Mapping[str, float], end: Mapping[str, float]) -> None:
+        """Raise a ValueError unless views can be drawn all the way from these values of `view_parameters` to those."""
+
+    def set_view_parameters(self, values: Mapping[str, float]) -> None:
+        """Draw views with these values of `view_parameters` from now on."""
 
     def sample_losses(self, views: Views) -> Tensor | None:
         """What each sample has of the term `sample_term`: (B,), whose mean is that term.
@@ -253,6 +262,39 @@ def grid_of(encoder: nn.Module) -> tuple[int, ...]:
 def precision_of(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
     """That of a module's first floating-point parameter, for what goes into it; `otherwise` if it has none."""
     return next((own.dtype for own in module.parameters() if own.is_floating_point()), otherwise)
+
+
+class Limits:
+    """Ranges among `view_parameters`: `scale_min` and `scale_max` are the ends of the range `scale`."""
+
+    @staticmethod
+    def parameters(name: str, limits: tuple[float, float], unit: str, high: float = 1.0) -> dict[str, HyperParameter]:
+        """Both ends of a range; what they are now, in which unit, and how high they may go."""
+        return {
+            f"{name}_{end}": HyperParameter(limit, 0.0, high, f"{unit}, {word}")
+            for end, word, limit in zip(("min", "max"), ("smallest", "largest"), limits, strict=True)
+        }
+
+    @staticmethod
+    def of(values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+        """The ranges among some values. Where both ends move, the lower one never passes the other."""
+        names = [name.removesuffix("_min") for name in values if name.endswith("_min")]
+        return {name: (min(values[f"{name}_min"], high := values[f"{name}_max"]), high) for name in names}
+
+    @staticmethod
+    def check_order(*courses: Mapping[str, float]) -> None:
+        """Raise a ValueError where a lower end lies above its upper one."""
+        for values in courses:
+            for name, (_, high) in Limits.of(values).items():
+                if (low := values[f"{name}_min"]) > high:
+                    raise ValueError(
+                        f"{name}_min must not lie above {name}_max, got {low:g} and {high:g}; set the other one first"
+                    )
+
+    @staticmethod
+    def widest(now: Mapping[str, float], end: Mapping[str, float]) -> dict[str, float]:
+        """What bounds all values from `now` to `end`: of each the larger one, of lower ends the smaller."""
+        return {name: (min if name.endswith("_min") else max)(now[name], end[name]) for name in now}
 
 
 def check_count(name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ larger batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from jepa.models.predictor import MaskedPredictor
 from jepa.objectives.base import (
     Draw,
     HyperParameter,
+    Limits,
     Losses,
     Objective,
     Views,
@@ -43,7 +45,8 @@ class IJEPA(Objective):
         num_targets: Target blocks a sample.
         target_scale: Share of the grid a target block covers, smallest and largest.
         aspect_ratio: Height / width of a target block, smallest and largest.
-        context_scale: Share of the grid of the context block, smallest and largest.
+        context_scale: Share of the grid of the context block, smallest and largest. The ends of these three ranges may
+            be changed while training: `target_scale_min`, `target_scale_max` and so on.
         min_keep: Smallest number of context tokens; a tenth of the grid by default.
         official_masks: Draw the masks of the published code, with its bias, for comparisons with it.
         normalization: Of the covariance term: `"mean"` over the pairs of features, or `"paper"`, their sum divided by
@@ -112,6 +115,13 @@ class IJEPA(Objective):
             min_keep=min_keep,
             official=official_masks,
         )
+        self.view_parameters = {
+            **Limits.parameters("target_scale", target_scale, "of the grid, target block"),
+            **Limits.parameters("context_scale", context_scale, "of the grid, context block"),
+        }
+        if len(grid) == 2:
+            self.view_parameters |= Limits.parameters("aspect_ratio", aspect_ratio, "height / width", high=1e3)
+        self._ranges = {"target_scale": target_scale, "aspect_ratio": aspect_ratio, "context_scale": context_scale}
 
     @classmethod
     def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
@@ -123,14 +133,24 @@ class IJEPA(Objective):
         masks = self.masks
         return {
             "num_targets": masks.num_targets,
-            "target_scale": list(masks.target_scale),
-            "aspect_ratio": list(masks.aspect_ratio),
-            "context_scale": list(masks.context_scale),
+            **{name: list(limits) for name, limits in self._ranges.items()},
             "min_keep": masks.min_keep,
             "official_masks": masks.official,
             "normalization": self.normalization,
             **super().config(),
         }
+
+    def check_view_parameters(self, now: Mapping[str, float], end: Mapping[str, float]) -> None:
+        """Raise a ValueError where masks would leave no context, or a range has its ends in the wrong order."""
+        Limits.check_order(now, end)
+        for values in (now, end, Limits.widest(now, end)):
+            masks = copy.copy(self.masks)
+            vars(masks).update(Limits.of(values))
+            masks.check()
+
+    def set_view_parameters(self, values: Mapping[str, float]) -> None:
+        """Draw masks of other sizes from now on."""
+        vars(self.masks).update(Limits.of(values))
 
     def views(self, batch: Any, draw: Draw) -> Views:
         """Images to `images` and the positions `context_mask` (B, C) and `target_mask` (B, K, M).

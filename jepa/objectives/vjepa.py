@@ -12,6 +12,7 @@ D features.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from jepa.models.predictor import MaskedPredictor
 from jepa.objectives.base import (
     Draw,
     HyperParameter,
+    Limits,
     Losses,
     Objective,
     Views,
@@ -69,7 +71,8 @@ class VJEPA(Objective):
             `predictor(context, context_mask, target_mask, group=number)`.
         mask_groups: For each group the number of blocks and the share of a frame that each covers.
         temporal_scale: Share of the clip's length that a block lasts, smallest and largest.
-        aspect_ratio: Height / width of a block, smallest and largest.
+        aspect_ratio: Height / width of a block, smallest and largest. The scales of the groups and the ends of these
+            two ranges may be changed while training: `spatial_scale_0`, ..., `temporal_scale_min` and so on.
         min_keep: Smallest number of context tokens; a fiftieth of the grid by default.
         loss_power: p of the loss `mean |prediction - target| ** p / p`, at least 1.
         official_masks: Draw the masks of the published code, with its bias, for comparisons with it.
@@ -142,6 +145,14 @@ class VJEPA(Objective):
             )
             for blocks, scale in self.mask_groups
         ]
+        self.view_parameters = {
+            f"spatial_scale_{group}": HyperParameter(scale, 0.0, 1.0, f"of a frame, each of {blocks} block(s)")
+            for group, (blocks, scale) in enumerate(self.mask_groups)
+        }
+        if grid[0] > 1:
+            self.view_parameters |= Limits.parameters("temporal_scale", temporal_scale, "of the clip's length")
+        self.view_parameters |= Limits.parameters("aspect_ratio", aspect_ratio, "height / width", high=1e3)
+        self._ranges = {"temporal_scale": temporal_scale, "aspect_ratio": aspect_ratio}
 
     @classmethod
     def model_for(cls, encoder: nn.Module, options: Mapping[str, Any] | None = None) -> JEPA:
@@ -155,14 +166,26 @@ class VJEPA(Objective):
         masks = self.masks[0]
         return {
             "mask_groups": [list(group) for group in self.mask_groups],
-            "temporal_scale": list(masks.temporal_scale),
-            "aspect_ratio": list(masks.aspect_ratio),
+            **{name: list(limits) for name, limits in self._ranges.items()},
             "min_keep": masks.min_keep,
             "loss_power": self.loss_power,
             "official_masks": masks.official,
             "normalization": self.normalization,
             **super().config(),
         }
+
+    def check_view_parameters(self, now: Mapping[str, float], end: Mapping[str, float]) -> None:
+        """Raise a ValueError where masks would leave no context, or a range has its ends in the wrong order."""
+        Limits.check_order(now, end)
+        for values in (now, end, Limits.widest(now, end)):
+            masks = [copy.copy(sampler) for sampler in self.masks]
+            _give(masks, values)
+            for sampler in masks:
+                sampler.check()
+
+    def set_view_parameters(self, values: Mapping[str, float]) -> None:
+        """Draw masks of other sizes from now on."""
+        _give(self.masks, values)
 
     def views(self, batch: Any, draw: Draw) -> Views:
         """Clips to `videos`, and for each group g the positions `context_mask_g` (B, C) and `target_mask_g` (B, M).
@@ -249,6 +272,12 @@ def moving_digits(frames: int = 4, size: int = 12) -> Any:
         rows, columns = (top + pixel).unsqueeze(2), (left + pixel).unsqueeze(1)
         videos[number, 0, time, rows, columns] = images[:, 0]
     return TensorDataset(videos, labels)
+
+
+def _give(masks: Sequence[TubeMaskSampler], values: Mapping[str, float]) -> None:
+    for group, sampler in enumerate(masks):
+        scale = values[f"spatial_scale_{group}"]
+        vars(sampler).update(spatial_scale=(scale, scale), **Limits.of(values))
 
 
 def _checked_groups(groups: Any) -> tuple[tuple[int, float], ...]:

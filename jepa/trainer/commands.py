@@ -44,7 +44,8 @@ class CommandTable:
             control.Rewind: self._rewind,
             control.Fork: self._fork,
             control.Evaluate: self._evaluate,
-            control.Inspect: lambda command: ({}, lambda: inspect(trainer, command.parts)),
+            control.Inspect: self._inspect,
+            control.Glance: self._inspect,
         }
 
     def apply(self, tickets: Iterable[Ticket]) -> None:
@@ -85,7 +86,7 @@ class CommandTable:
 
         def applied(ticket: Ticket) -> None:
             try:
-                if counts:
+                if counts and not isinstance(command, control.Glance):
                     trainer.publish(events.CommandApplied(step, epoch, data, source, result))
             finally:
                 ticket.complete(step, result, value)
@@ -104,6 +105,8 @@ class CommandTable:
 
     def _write_down(self, asked: Command, event: str, **fields: Any) -> None:
         """Write a line; where the disk refuses, it is written later, unless the command changes the training."""
+        if isinstance(asked, control.Glance):
+            return
         try:
             self._trainer.journal(event, **fields)
         except OSError as error:
@@ -120,10 +123,14 @@ class CommandTable:
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         trainer, data = self._trainer, ticket.command.as_data()
-        with suppress(OSError):  # the disk may be what it was refused for
-            trainer.journal("CommandRefused", command=data, source=ticket.source, error=str(error))
-        trainer.publish(events.CommandApplied(trainer.step, trainer.epoch, data, ticket.source, error=str(error)))
+        if not isinstance(ticket.command, control.Glance):
+            with suppress(OSError):  # the disk may be what it was refused for
+                trainer.journal("CommandRefused", command=data, source=ticket.source, error=str(error))
+            trainer.publish(events.CommandApplied(trainer.step, trainer.epoch, data, ticket.source, error=str(error)))
         ticket.refuse(trainer.step, error)
+
+    def _inspect(self, command: control.Inspect) -> Prepared:
+        return {}, lambda: inspect(self._trainer, command.parts)
 
     def _set(self, command: control.Set) -> Prepared:
         rates, step = self._trainer.rates, self._trainer.step

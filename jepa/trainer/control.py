@@ -145,6 +145,11 @@ class Inspect(Command):
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Glance(Inspect):
+    """An `Inspect` that a front end makes of its own accord: neither the journal nor any listener hears of it."""
+
+
 class Ticket:
     """The promise that a submitted command will be answered; safe to wait on from any thread."""
 
@@ -157,6 +162,13 @@ class Ticket:
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._followers: list[Ticket] = []
+
+    def __repr__(self) -> str:
+        if not self.done:
+            state = "asked for"
+        else:
+            state = f"took effect after step {self.step}" if self._error is None else f"refused: {self._error}"
+        return f"<{self.command}: {state}>"
 
     @property
     def done(self) -> bool:

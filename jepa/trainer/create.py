@@ -20,9 +20,10 @@ from jepa.objectives import Objective, as_objective
 from jepa.trainer.callback import Callback
 from jepa.trainer.frontend import where
 from jepa.trainer.ranks import on_rank_zero
+from jepa.trainer.remote import RemoteRun
 from jepa.trainer.replay import follow, read_score
 from jepa.trainer.run import RunFolder, fresh_name
-from jepa.trainer.trainer import JEPATrainer
+from jepa.trainer.trainer import JEPATrainer, View
 from jepa.trainer.utils import default_device
 
 REPLAY = "JEPA_REPLAY"
@@ -183,6 +184,25 @@ def _attach_views(trainer: JEPATrainer, live_plot: Any, control_panel: Any, plac
         trainer.view = jepa_widgets.attach(trainer, live_plot=plot, control_panel=panel)
     else:
         trainer.subscribe(jepa_widgets.StaticFigure(trainer))
+
+
+def view_of(run: RemoteRun) -> View:
+    """Panel and chart for a run that trains elsewhere.
+
+    Raises:
+        RuntimeError: This process is no notebook.
+        ImportError: The widgets are not installed.
+    """
+    if where() == "script":
+        raise RuntimeError(
+            "panel and chart are shown in a notebook: run.show() in a cell of JupyterLab; from a terminal, "
+            f"python -m jepa.cli attach {run.path} follows and steers the run"
+        )
+    try:
+        import jepa_widgets
+    except ImportError as error:
+        raise ImportError("run.show() needs: pip install 'jepa-lab[notebook]'") from error
+    return jepa_widgets.attach(run)
 
 
 def _with_options(function: Callable[..., JEPATrainer]) -> None:

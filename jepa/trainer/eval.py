@@ -15,7 +15,7 @@ from jepa.diagnostics import effective_rank, embedding_std
 from jepa.models.base import build
 from jepa.models.jepa import JEPA
 from jepa.objectives import as_objective
-from jepa.objectives.base import Draw, Objective
+from jepa.objectives.base import Draw, HyperParameter, Objective
 from jepa.trainer.checkpoint import check_fits, read_checkpoint
 from jepa.trainer.schedules import Adjustable
 from jepa.trainer.step import to_device
@@ -130,7 +130,10 @@ class JEPAEvaluator:
         objective = objective_of(state, path, model)
         objective.load_state_dict(state["objective_state"])
         evaluator = cls(objective, device=device, seed=state["config"]["seed"])
-        evaluator.hyper.update(_edited(objective, state["rates"], state["position"]["step"]))
+        edits, step = state["rates"], state["position"]["step"]
+        evaluator.hyper.update(_edited(objective.hyper_parameters, edits, step))
+        if objective.view_parameters:
+            objective.set_view_parameters(_edited(objective.view_parameters, edits, step))
         return evaluator
 
     def evaluate(self, loader: Any) -> dict[str, float]:
@@ -154,12 +157,13 @@ class JEPAEvaluator:
         return metrics
 
 
-def _edited(objective: Objective, edits: Mapping[str, dict[str, Any]], step: int) -> dict[str, float]:
-    """Values after `step` steps of the objective's hyper-parameters that a checkpoint keeps edits of."""
+def _edited(specs: Mapping[str, HyperParameter], edits: Mapping[str, dict[str, Any]], step: int) -> dict[str, float]:
+    """Values after `step` steps, with the edits that a checkpoint keeps."""
     values: dict[str, float] = {}
-    for name in objective.hyper_parameters.keys() & edits.keys():
-        adjustable = Adjustable(objective.hyper_parameters[name])
-        adjustable.load_state_dict(edits[name])
+    for name, spec in specs.items():
+        adjustable = Adjustable(spec)
+        if name in edits:
+            adjustable.load_state_dict(edits[name])
         values[name] = adjustable(step)
     return values
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jepa.files import open_regular, parse_lines
 from jepa.trainer import events
 from jepa.trainer.events import Sink
 from jepa.trainer.run import metrics_of
@@ -42,23 +40,14 @@ class Tail:
 
     def read(self) -> list[Line]:
         """The whole lines that were added since the last call; what is none is skipped."""
-        with suppress(OSError), self._path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return []
+        with suppress(OSError, ValueError), open_regular(self._path) as file:
             file.seek(self._offset)
             added = file.read()
             whole = added[: added.rfind(b"\n") + 1]
             self._offset += len(whole)
-            return list(_parsed(whole))
+            lines = parse_lines(whole.decode(errors="replace").split("\n"))
+            return [line for line in lines if _is_placed(line)]
         return []
-
-
-def _parsed(lines: bytes) -> Iterator[Line]:
-    for line in lines.splitlines():
-        with suppress(ValueError, RecursionError):
-            found = json.loads(line)
-            if isinstance(found, dict) and _is_placed(found):
-                yield found
 
 
 def _is_placed(line: Line) -> bool:

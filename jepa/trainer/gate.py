@@ -88,6 +88,7 @@ class Gate:
             self.by_hand.watch()
         self._trainer.recorder.pause()
         self._paused, self._allowed = True, None
+        self._trainer.turns.pause()
         self._trainer.set_state("paused")
 
     def watch_again(self) -> None:
@@ -100,6 +101,7 @@ class Gate:
         self._trainer.recorder.resume()
         self.by_hand.forget()
         self._paused, self._allowed = False, steps
+        self._trainer.turns.resume()
         self._trainer.set_state("running")
 
     def stop(self) -> None:

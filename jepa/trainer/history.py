@@ -5,9 +5,17 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Moment(NamedTuple):
+    """When a record was made: `step` updates were done, in which epoch, and in seconds since 1970."""
+
+    step: int
+    epoch: int
+    time: float
 
 
 class History(Mapping[str, list[float]]):
@@ -23,14 +31,26 @@ class History(Mapping[str, list[float]]):
     def __init__(self) -> None:
         self._steps: dict[str, array[int]] = {}
         self._values: dict[str, array[float]] = {}
+        self._moments = _no_moments()
 
-    def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record `metrics` after `step` completed updates."""
+    def append(self, step: int, metrics: Mapping[str, float], when: tuple[int, float] | None = None) -> None:
+        """Record `metrics` after `step` completed updates.
+
+        Args:
+            step: Completed updates.
+            metrics: Numbers by name.
+            when: Epoch, and seconds since 1970; of several records of a step the first one's is kept.
+        """
         for name, value in metrics.items():
             if name not in self._steps:
                 self._steps[name], self._values[name] = array("q"), array("d")
             self._steps[name].append(step)
             self._values[name].append(value)
+        steps, epochs, times = self._moments
+        if when is not None and (not steps or steps[-1] < step):
+            steps.append(step)
+            epochs.append(when[0])
+            times.append(when[1])
 
     def truncate(self, step: int) -> None:
         """Forget what was recorded after `step`."""
@@ -38,6 +58,9 @@ class History(Mapping[str, list[float]]):
             end = bisect_right(steps, step)
             del steps[end:]
             del self._values[name][end:]
+        end = bisect_right(self._moments[0], step)
+        for column in self._moments:
+            del column[end:]
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self._values:
@@ -64,6 +87,18 @@ class History(Mapping[str, list[float]]):
         self[name]  # raises the error that lists what there is
         return list(self._steps[name])
 
+    def moments(self, most: int | None = None) -> list[Moment]:
+        """Epoch and time of the records that are known of, in order.
+
+        Args:
+            most: Give so many at most, 2 or more: the first and the newest, and others spread evenly between them.
+        """
+        steps, epochs, times = self._moments
+        count = len(times)  # the last to get longer, where a run that trains in another thread is adding one
+        shown = count if most is None else min(count, most)
+        rows = (number * (count - 1) // max(shown - 1, 1) for number in range(shown))
+        return [Moment(steps[row], epochs[row], times[row]) for row in rows]
+
     @property
     def records(self) -> list[dict[str, float]]:
         """One mapping a step, with `step` and every metric recorded there, in order."""
@@ -76,14 +111,37 @@ class History(Mapping[str, list[float]]):
     def state_dict(self) -> dict[str, Any]:
         """Columns as tensors."""
         return {
-            name: {
-                "steps": torch.tensor(self._steps[name], dtype=torch.int64),
-                "values": torch.tensor(self._values[name], dtype=torch.float64),
-            }
+            name: {"steps": _as_tensor(self._steps[name]), "values": _as_tensor(self._values[name])}
             for name in self._steps
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def moments_state(self) -> dict[str, Any]:
+        """Epochs and times as tensors; beside `state_dict`, since they differ between runs that are equal."""
+        return dict(zip(MOMENTS, map(_as_tensor, self._moments), strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Any], moments: Mapping[str, Any] | None = None) -> None:
         """Replace everything by what a checkpoint holds."""
-        self._steps = {name: array("q", column["steps"].tolist()) for name, column in state.items()}
-        self._values = {name: array("d", column["values"].tolist()) for name, column in state.items()}
+        self._moments = _no_moments()
+        if moments is not None:
+            for column, name in zip(self._moments, MOMENTS, strict=True):
+                column.frombytes(_as_bytes(moments[name]))
+        self._steps = {name: array("q", _as_bytes(column["steps"])) for name, column in state.items()}
+        self._values = {name: array("d", _as_bytes(column["values"])) for name, column in state.items()}
+
+
+MOMENTS = ("steps", "epochs", "times")
+KINDS = {"q": torch.int64, "i": torch.int32, "d": torch.float64}
+
+
+def _as_tensor(column: array[Any]) -> torch.Tensor:
+    """A copy in memory of its own; a million numbers one by one would take half a second."""
+    kind = KINDS[column.typecode]
+    return torch.frombuffer(bytearray(column), dtype=kind) if column else torch.empty(0, dtype=kind)
+
+
+def _as_bytes(column: torch.Tensor) -> bytes:
+    return column.contiguous().numpy().tobytes()
+
+
+def _no_moments() -> tuple[array[int], array[int], array[float]]:
+    return array("q"), array("i"), array("d")

@@ -6,7 +6,6 @@ import difflib
 import json
 import math
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jepa.files import FileLock
+from jepa.files import FileLock, open_regular
 from jepa.trainer.status import LIVE
 
 STATES = (*LIVE, "idle", "finished", "stopped", "failed")
@@ -282,12 +281,9 @@ def _read(folder: Path, name: str, size: int) -> bytes:
     path = folder / name
     if not _is_within(path, folder):
         raise ValueError(f"{name} is a symbolic link that leads out of the run's folder")
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{name} is no regular file")
+    with open_regular(path, links=True) as file:
         if size < 0:
-            file.seek(max(found.st_size + size, 0))
+            file.seek(max(os.fstat(file.fileno()).st_size + size, 0))
         return file.read(abs(size))
 
 

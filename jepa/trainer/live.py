@@ -37,6 +37,9 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
     processor.
     """
     for other in list(LIVE_TRAINERS):
+        if other is trainer:  # its last run has ended, and is still putting its things away
+            _wait_for_end(other, timeout)
+            continue
         same_model = not set(map(id, other.objective.parameters())).isdisjoint(map(id, trainer.objective.parameters()))
         same_folder = trainer.run is not None and other.run is not None and trainer.run.path == other.run.path
         if not (same_model or same_folder):
@@ -48,8 +51,7 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
                 )
             continue
         other.control.submit(Stop(), source="handle")
-        if not other.ended.wait(timeout):
-            raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")
+        _wait_for_end(other, timeout)
         if other.view is not None:
             other.view.close()
             other.view = None
@@ -57,3 +59,8 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
         warnings.warn(
             f"stopped the run that {what}, at step {other.step} (checkpoint: {other.last_checkpoint})", stacklevel=4
         )
+
+
+def _wait_for_end(trainer: JEPATrainer, timeout: float) -> None:
+    if not trainer.ended.wait(timeout):
+        raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")

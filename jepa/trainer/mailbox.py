@@ -18,14 +18,13 @@ import math
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jepa.files import write_text
+from jepa.files import open_regular, write_text
 from jepa.trainer.control import (
     Command,
     Evaluate,
@@ -214,12 +213,7 @@ def read_small(path: Path) -> bytes:
         ValueError: It is something else, or larger.
         OSError: It cannot be read.
     """
-    if not stat.S_ISREG(path.lstat().st_mode):  # before it is opened: opening a device can do something
-        raise ValueError("it is no regular file")
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no regular file")
+    with open_regular(path) as file:
         content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
         raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")

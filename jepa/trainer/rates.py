@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.objectives.base import HyperParameter, Objective
 from jepa.trainer.control import Mode
+from jepa.trainer.numbers import Number
 from jepa.trainer.schedules import Adjustable, Schedule, constant, cosine, linear, warmup_cosine
 
 LEARNING_RATE = HyperParameter(1e-3, 0.0, 1e3, "per step")
@@ -173,7 +174,9 @@ class Rates:
         self.applied_rate = self._rate_base  # of the last step
         self._applied_decay: float | None = None
         self._total = 1
-        self._moving: list[str] = []  # of the objective's numbers, those that follow a schedule laid by hand
+        self._objective = objective
+        self._moving: list[str] = []  # of the numbers of the loss, those that follow a schedule laid by hand
+        self._views_move = False  # whether a number of the views follows one
         self._adjustable = self._declare(objective)
         self.hyper: dict[str, Tensor] = {
             name: torch.tensor(spec.default, device=device) for name, spec in objective.hyper_parameters.items()
@@ -192,7 +195,7 @@ class Rates:
         if self._config.clip_grad_norm is not None:
             table["clip_grad_norm"] = Adjustable(CLIP, constant(self._config.clip_grad_norm))
         table["log_every"] = Adjustable(LOG_EVERY, constant(self._config.log_every))
-        for name, spec in objective.hyper_parameters.items():
+        for name, spec in {**objective.hyper_parameters, **objective.view_parameters}.items():
             table[name] = Adjustable(spec)
         return table
 
@@ -254,9 +257,16 @@ class Rates:
         """Give the objective the present values of its numbers that move."""
         for name in self._moving:
             self.hyper[name].fill_(self._adjustable[name](step))
+        if self._views_move:
+            self._set_views(step)
+
+    def _set_views(self, step: int) -> None:
+        names = self._objective.view_parameters
+        self._objective.set_view_parameters({name: self._adjustable[name](step) for name in names})
 
     def _find_moving(self) -> None:
         self._moving = [name for name in self.hyper if self._adjustable[name].moves_by_hand]
+        self._views_move = any(self._adjustable[name].moves_by_hand for name in self._objective.view_parameters)
 
     def after_step(self) -> None:
         """Step a scheduler of the user's that counts optimizer updates."""
@@ -292,6 +302,21 @@ class Rates:
         values = {"learning_rate": (LEARNING_RATE, self.learning_rate(step))}
         values.update({name: (adjustable.spec, adjustable(step)) for name, adjustable in self._adjustable.items()})
         return values
+
+    def numbers(self, step: int) -> dict[str, Number]:
+        """Everything that can be edited, with how it goes on and how it may go on."""
+        courses = self.courses()
+        return {
+            name: Number(spec, value, courses[name], self._modes(name, spec))
+            for name, (spec, value) in self.values(step).items()
+        }
+
+    def _modes(self, name: str, spec: HyperParameter) -> tuple[Mode, ...]:
+        if spec.whole:
+            return ("hold",)
+        if name in self._objective.view_parameters:
+            return ("hold", "schedule")
+        return ("scale", "hold", "schedule") if name in self._adjustable else ("scale", "hold")
 
     def extra_metrics(self, step: int) -> dict[str, float]:
         """Scheduled numbers worth recording beside the learning rate."""
@@ -329,7 +354,10 @@ class Rates:
         scalable = self._group_rates.scalable() if adjustable is None else adjustable.scalable(step)
         if spec.whole and mode == "schedule":
             raise ValueError(f"{name} is a whole number, which follows no schedule: use mode='hold'")
-        mode = "hold" if mode == "scale" and (spec.whole or not scalable) else mode
+        scalable = scalable and "scale" in self._modes(name, spec)
+        mode = "hold" if mode == "scale" and not scalable else mode
+        if name in self._objective.view_parameters:
+            self._check_views(step, name, new, cast(Mode, mode))
         return {
             "name": name,
             "old": old,
@@ -341,9 +369,20 @@ class Rates:
     def _course_after(self, step: int, name: str, value: float, mode: Mode) -> str:
         if name not in self._adjustable:
             return self._group_rates.course_after(value, mode)
+        return self._edited(step, name, value, mode).course
+
+    def _edited(self, step: int, name: str, value: float, mode: Mode) -> Adjustable:
         edited = copy.copy(self._adjustable[name])
         edited.edit(step, value, mode, self._total)
-        return edited.course
+        return edited
+
+    def _check_views(self, step: int, name: str, value: float, mode: Mode) -> None:
+        """Raise a ValueError where the views could not be drawn, now or on the way to the end, after an edit."""
+        table = {**self._adjustable, name: self._edited(step, name, value, mode)}
+        now, end = (
+            {each: table[each](when) for each in self._objective.view_parameters} for when in (step, self._total)
+        )
+        self._objective.check_view_parameters(now, end)
 
     def edit(self, step: int, name: str, value: float, mode: Mode) -> None:
         """Make an edit that `check` accepted."""
@@ -354,7 +393,9 @@ class Rates:
         adjustable.edit(step, value, mode, self._total)
         if name in self.hyper:
             self.hyper[name].fill_(adjustable(step))
-            self._find_moving()
+        elif name in self._objective.view_parameters:
+            self._set_views(step)
+        self._find_moving()
 
     def state_dict(self) -> dict[str, Any]:
         """The edits, by name."""
@@ -369,6 +410,8 @@ class Rates:
                 self._adjustable[name].load_state_dict(kept)
         for name, tensor in self.hyper.items():
             tensor.fill_(self._adjustable[name](0))
+        if self._objective.view_parameters:
+            self._set_views(0)
         self._find_moving()
         if not self._planned and "group_rates" in state:
             self._group_rates.load_state_dict(state["group_rates"])

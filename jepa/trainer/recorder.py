@@ -116,10 +116,10 @@ class Recorder:
             metrics["steps_per_second"] = self.steps_per_second
         self._interval = []
         self._logged_step = trainer.step
-        self.record(metrics)
+        when = self.record(metrics)
         self._refresh_status()
         segment = trainer.run.segment if trainer.run else 0
-        return events.MetricsLogged(trainer.step, trainer.epoch, metrics, time.time(), segment)
+        return events.MetricsLogged(trainer.step, trainer.epoch, metrics, when, segment)
 
     def _reduced_terms(self, result: StepResult) -> dict[str, float]:
         if not result.terms:
@@ -142,11 +142,10 @@ class Recorder:
         too_soon = self._diagnosed > trainer.config.diagnostics_budget * self._trained
         if trainer.rank != 0 or too_soon or len(embedding) < self._largest_batch:
             return {}  # an epoch's last, smaller batch would look like a collapse
+        if not self._diagnosed:
+            _spread(embedding)  # the first time takes many times as long, and would use up the budget of a short run
         start = time.perf_counter()
-        values = {
-            "embedding_std": float(embedding_std(embedding)),
-            "effective_rank": float(effective_rank(embedding)),
-        }
+        values = _spread(embedding)
         self._diagnosed += time.perf_counter() - start
         return values
 
@@ -156,12 +155,13 @@ class Recorder:
             self._status_at = now
             self._trainer.write_status()
 
-    def record(self, metrics: Mapping[str, float]) -> None:
-        """Add to the history and to the run's metrics file."""
-        trainer = self._trainer
-        trainer.history.append(trainer.step, metrics)
+    def record(self, metrics: Mapping[str, float]) -> float:
+        """Add to the history and to the run's metrics file; when, in seconds since 1970."""
+        trainer, now = self._trainer, time.time()
+        trainer.history.append(trainer.step, metrics, (trainer.epoch, now))
         if trainer.run is not None and trainer.rank == 0:
-            trainer.run.record(trainer.step, trainer.epoch, metrics)
+            trainer.run.record(trainer.step, trainer.epoch, metrics, now)
+        return now
 
     def epoch_mean(self) -> float:
         """Mean loss of the epoch that has just ended; the next call starts a new one."""
@@ -194,6 +194,10 @@ class Recorder:
         self._interval = list(state["interval"])
         self._epoch_sum, self._epoch_count = state["epoch_sum"], state["epoch_count"]
         self._logged_step = state["logged_step"]
+
+
+def _spread(embedding: Tensor) -> dict[str, float]:
+    return {"embedding_std": float(embedding_std(embedding)), "effective_rank": float(effective_rank(embedding))}
 
 
 def _mean_over_ranks(values: Tensor) -> list[float]:

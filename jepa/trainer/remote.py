@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Never
 
 from jepa.files import is_plain_name, read_lines
 from jepa.trainer.control import Command, SaveCheckpoint, Ticket
@@ -19,13 +19,22 @@ from jepa.trainer.history import History
 from jepa.trainer.journal import Journal
 from jepa.trainer.listing import DAMAGE, RunSummary, find_run, read_run
 from jepa.trainer.mailbox import Mailbox, read_small
-from jepa.trainer.run import metrics_of
+from jepa.trainer.numbers import Number, parse_numbers
+from jepa.trainer.run import metrics_of, moment_of
 from jepa.trainer.status import Status
 from jepa.trainer.steering import SteeredRun
+
+if TYPE_CHECKING:
+    from jepa.trainer.trainer import View
 
 LOOK_SECONDS = 0.05  # for an answer
 ALIVE_SECONDS = 0.5  # between two looks whether the run goes on
 SILENT_SECONDS = 2.0  # that a run may seem to have ended while it ends, or moves into a fork
+ELSEWHERE = {
+    "start": "the process that trains starts a run: there, or by python -m jepa.cli resume for one of the command line",
+    "inspect": "batch and model stay in the process that trains; its own notebook can look at them",
+}
+GENERATIONS = 20  # of forks of forks whose records are read
 LISTEN_SECONDS = 5.0  # that a run which begins, or moves into a fork, may take to listen
 
 
@@ -63,6 +72,7 @@ class RemoteRun(SteeredRun):
         folder: The run folder.
     """
 
+    is_remote = True
     _poll_seconds = 0.2
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -71,6 +81,7 @@ class RemoteRun(SteeredRun):
         # What has moved away by now is another run: this handle is to the one of this folder.
         self._session: str | None = None if listening.get("moved_to") else listening.get("id")
         self._followers: list[Follower] = []
+        self._view: View | None = None
 
     @property
     def path(self) -> Path:
@@ -104,9 +115,7 @@ class RemoteRun(SteeredRun):
     def status(self) -> Status:
         """Where the run is; its state is `interrupted` if its process is gone and has not said so."""
         summary = self._summary()
-        told: dict[str, Any] = {}
-        with suppress(*DAMAGE):
-            told = dict(json.loads(read_small(summary.path / "status.json")))
+        told = _told(summary.path)
         numbers = {key: value for key, value in told.items() if isinstance(value, int | float) and abs(value) < 1e18}
         return Status(
             summary.state,
@@ -118,6 +127,37 @@ class RemoteRun(SteeredRun):
             learning_rate=float(numbers.get("learning_rate", 0.0)),
             error=summary.error,
         )
+
+    def numbers(self) -> dict[str, Number]:
+        """What may be changed, as the run told last; nothing if that is not to be understood."""
+        with suppress(ValueError):
+            return parse_numbers(_told(self.path).get("hyper_parameters"))
+        return {}
+
+    def unavailable(self) -> dict[str, str]:
+        """Verbs that mean nothing for this run, and why."""
+        evaluates = _told(self.path).get("evaluates") is not False
+        return ELSEWHERE if evaluates else {**ELSEWHERE, "evaluate": "the run has no validation data"}
+
+    def restart(self) -> Never:
+        """Raise a RuntimeError: this process has neither model nor data."""
+        raise RuntimeError(f"run {self.name!r} cannot be started from here: {ELSEWHERE['start']}")
+
+    def ref(self) -> Callable[[], RemoteRun]:
+        """What gives this handle; it holds no model, so that whatever shows it may keep it."""
+        return lambda: self
+
+    def show(self) -> None:
+        """Show panel and chart of this run in the present cell, as in its own notebook.
+
+        Raises:
+            RuntimeError: This process is no notebook.
+            ImportError: The widgets are not installed.
+        """
+        from jepa.trainer.create import view_of  # which knows widgets
+
+        self._view = self._view or view_of(self)
+        self._view.show()
 
     def raise_failure(self) -> None:
         """Raise what ended the run, as a RuntimeError, if it failed."""
@@ -279,16 +319,43 @@ def moved(mailbox: Mailbox, name: str) -> Mailbox | None:
 
 
 def read_history(folder: Path) -> History:
-    """What a run recorded in its folder, without what was given up by going back or lost in a crash."""
-    journal, history = Journal.read(folder / "journal.jsonl"), History()
+    """What a run recorded, and before it branched off its parent; without what was given up or lost in a crash."""
+    history = History()
+    _read_way(history, folder, Journal.read(folder / "journal.jsonl"), None, inf)
+    return history
+
+
+def _read_way(
+    history: History, folder: Path, journal: Journal, tick: int | None, end: float, generations: int = GENERATIONS
+) -> None:
+    """Add what was recorded up to step `end` on the way to the state before line `tick`."""
     starts = {line["tick"]: line for line in journal.lines if "continues" in line and _is_placed(line)}
-    counting = [starts[first] for first, _ in journal.spans() if first in starts]
-    ends = [line["step"] for line in counting[1:]] + [inf]
+    counting = [starts[first] for first, _ in journal.spans(tick) if first in starts]
+    if counting and generations:
+        _read_parent(history, folder, counting[0], end, generations - 1)
+    ends = [line["step"] for line in counting[1:]] + [end]
     last = {line["segment"]: end for line, end in zip(counting, ends, strict=True)}
     for record in read_lines(folder / "metrics" / "train.jsonl"):
         if _is_placed(record) and record["step"] <= last.get(record["segment"], -1):
-            history.append(record["step"], metrics_of(record))
-    return history
+            history.append(record["step"], metrics_of(record), moment_of(record))
+
+
+def _read_parent(history: History, folder: Path, start: Mapping[str, Any], end: float, generations: int) -> None:
+    """Where a run begins as a fork: add what its parent, in the folder beside it, recorded until then."""
+    origin = start.get("origin")
+    parent = moved(Mailbox(folder), start["parent"]) if isinstance(start.get("parent"), str) else None
+    if parent is None or not isinstance(origin, dict) or not isinstance(origin.get("tick"), int):
+        return
+    journal = Journal.read(parent.run / "journal.jsonl")
+    if journal.identity == origin.get("run"):  # else another run has taken its name
+        _read_way(history, parent.run, journal, origin["tick"], min(end, start["step"]), generations)
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """What a run's status file holds; empty if there is none that can be read."""
+    with suppress(*DAMAGE):
+        return dict(json.loads(read_small(folder / "status.json")))
+    return {}
 
 
 def _is_placed(line: Mapping[str, Any]) -> bool:

@@ -32,6 +32,14 @@ def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in record.items() if key not in RECORD_HEAD and isinstance(value, int | float)}
 
 
+def moment_of(record: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Epoch and time of a line of the metrics, if it tells both."""
+    epoch, when = record.get("epoch"), record.get("time")
+    if isinstance(epoch, int) and 0 <= epoch < 2**31 and isinstance(when, int | float) and 0 <= when < 1e12:
+        return epoch, float(when)
+    return None
+
+
 def fresh_name() -> str:
     """A name no other run has: when it was made, and four random characters."""
     return f"{datetime.now():%Y-%m-%d_%H%M%S}-{secrets.token_hex(2)}"
@@ -180,10 +188,11 @@ class RunFolder:
         self.tick += 1
         self._journal.append({**line, **fields}, flush=durable)
 
-    def record(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Append one record of metrics; the file has it with the next status or checkpoint."""
+    def record(self, step: int, epoch: int, metrics: Mapping[str, float], when: float | None = None) -> None:
+        """Append one record of metrics, made now or `when`; the file has it with the next status or checkpoint."""
         if self._metrics is not None:
-            head = dict(zip(RECORD_HEAD, (self.segment, step, epoch, time.time()), strict=True))
+            values = self.segment, step, epoch, time.time() if when is None else when
+            head = dict(zip(RECORD_HEAD, values, strict=True))
             with self._while_training_goes_on(settles=False):
                 self._metrics.append({**head, **metrics}, flush=False)
 

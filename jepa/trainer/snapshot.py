@@ -37,6 +37,7 @@ def take_snapshot(trainer: JEPATrainer, randomness: list[dict[str, Any]]) -> dic
         "random": randomness,
         "recorder": trainer.recorder.state_dict(),
         "history": trainer.history.state_dict(),
+        "moments": trainer.history.moments_state(),
         "best": trainer.saver.best,
         "callbacks": trainer.listeners.state_dict(),
         "journal": trainer.lineage.stamp,
@@ -75,7 +76,7 @@ def restore_snapshot(trainer: JEPATrainer, state: Mapping[str, Any], origin: str
     for name in POSITION:
         setattr(trainer, name, state["position"][name])
     trainer.recorder.load_state_dict(state["recorder"])
-    trainer.history.load_state_dict(state["history"])
+    trainer.history.load_state_dict(state["history"], state.get("moments"))
     trainer.saver.best = state["best"]
     trainer.listeners.load_state_dict(state["callbacks"])
 

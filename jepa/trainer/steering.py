@@ -6,10 +6,12 @@ import asyncio
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from jepa.objectives.base import HyperParameter
+from jepa.trainer.checkpoint.folder import CheckpointFolder
 from jepa.trainer.control import (
     Command,
     Evaluate,
@@ -24,10 +26,20 @@ from jepa.trainer.control import (
     Stop,
     Ticket,
 )
+from jepa.trainer.events import Sink
 from jepa.trainer.history import History
+from jepa.trainer.numbers import Number
 from jepa.trainer.status import Status
 
 POLL_SECONDS = 0.02
+
+
+class Watched(Protocol):
+    """What widgets are made for: a trainer, the handle of its run, or that of a run which trains elsewhere."""
+
+    def ref(self) -> Callable[[], SteeredRun | None]:
+        """What gives the run for as long as there is one; it keeps no model alive."""
+        ...
 
 
 class SteeredRun(ABC):
@@ -37,6 +49,7 @@ class SteeredRun(ABC):
     (in a notebook cell) or `run.wait()` (anywhere) waits for the end; interrupting the wait leaves the training alone.
     """
 
+    is_remote = False  # whether it trains in another process, and only files tell of it
     _poll_seconds = POLL_SECONDS
     _last: Ticket | None = None
 
@@ -44,6 +57,11 @@ class SteeredRun(ABC):
     @abstractmethod
     def name(self) -> str:
         """What the run is called."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path | None:
+        """The run folder, if there is one."""
 
     @property
     @abstractmethod
@@ -67,9 +85,45 @@ class SteeredRun(ABC):
     def raise_failure(self) -> None:
         """Raise what ended the run, if it failed."""
 
+    @abstractmethod
+    def numbers(self) -> dict[str, Number]:
+        """What may be changed, by name: range, present value, how it goes on, and how it may."""
+
+    @abstractmethod
+    def unavailable(self) -> dict[str, str]:
+        """Verbs that mean nothing for this run, such as `evaluate`, and why."""
+
+    @abstractmethod
+    def restart(self) -> SteeredRun:
+        """Go on with training, after it has ended."""
+
+    @abstractmethod
+    def subscribe(self, sink: Sink) -> None:
+        """Send events to `sink` from now on."""
+
+    @abstractmethod
+    def unsubscribe(self, sink: Sink) -> None:
+        """Send no more events to `sink`."""
+
+    @abstractmethod
+    def ref(self) -> Callable[[], SteeredRun | None]:
+        """What gives this run for as long as there is one; it keeps no model alive."""
+
     def __repr__(self) -> str:
         status = self.status()
         return f"<run {self.name}: {status.state}, step {status.step} of {status.total_steps}>"
+
+    def hyper_parameters(self) -> dict[str, tuple[HyperParameter, float]]:
+        """What may be changed while training: name to range (with unit) and present value."""
+        return {name: (number.spec, number.value) for name, number in self.numbers().items()}
+
+    def courses(self) -> dict[str, str]:
+        """How each of them goes on: `as planned`, `rescaled x 0.5`, `held`, `cosine to 1e-05 at step 400`."""
+        return {name: number.course for name, number in self.numbers().items()}
+
+    def checkpoint_files(self) -> list[str]:
+        """Names of the checkpoints to go back to: the best, the others from the newest on, where the run began."""
+        return [] if self.path is None else CheckpointFolder(self.path / "checkpoints").names
 
     @property
     def state(self) -> str:
@@ -93,7 +147,7 @@ class SteeredRun(ABC):
         return self._ask(Stop())
 
     def set(self, name: str, value: float, mode: Mode = "scale") -> Ticket:
-        """Change a hyper-parameter from the next step on; see `trainer.hyper_parameters()` for names and ranges."""
+        """Change a hyper-parameter from the next step on; see `hyper_parameters()` for names and ranges."""
         return self._ask(Set(name, value, mode))
 
     def checkpoint(self, path: str | os.PathLike[str] | None = None) -> Ticket:

@@ -14,7 +14,7 @@ import os
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import islice
@@ -39,13 +39,14 @@ from jepa.trainer.control import Command, Control, Evaluate, Fork, Rewind, SaveC
 from jepa.trainer.events import Sink, as_sinks
 from jepa.trainer.frontend import where
 from jepa.trainer.gate import Gate
-from jepa.trainer.handle import RunHandle
+from jepa.trainer.handle import RunHandle, weak_handle
 from jepa.trainer.history import History
 from jepa.trainer.inbox import Inbox
 from jepa.trainer.lineage import Lineage
 from jepa.trainer.listeners import Listeners
 from jepa.trainer.live import LIVE_TRAINERS, take_over
 from jepa.trainer.memory import advise_on_memory
+from jepa.trainer.numbers import Number
 from jepa.trainer.rates import Rates
 from jepa.trainer.recorder import NonFiniteLossError, Recorder
 from jepa.trainer.run import RunFolder
@@ -55,6 +56,7 @@ from jepa.trainer.signals import StopOnSignal
 from jepa.trainer.snapshot import as_plain
 from jepa.trainer.status import LIVE, Status
 from jepa.trainer.step import StepResult, TrainStep, check_optimizer, is_sharded, may_draw
+from jepa.trainer.turns import ShortTurns
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +139,7 @@ class JEPATrainer:
         self.lineage = Lineage(self)
         self.gate = Gate(self)
         self.inbox = Inbox(self)
+        self.turns = ShortTurns()
         stopping = [] if self.config.early_stopping is None else [EarlyStopping(self.config.early_stopping)]
         self.listeners = Listeners([*callbacks, *stopping], on_error=self.config.on_callback_error)
         self.batches_done = 0  # in this epoch
@@ -279,6 +282,14 @@ class JEPATrainer:
     def courses(self) -> dict[str, str]:
         """How each of them goes on: `as planned`, `rescaled x 0.5`, `held`, `cosine to 1e-05 at step 400`."""
         return self.rates.courses()
+
+    def numbers(self) -> dict[str, Number]:
+        """Both, and the modes that `set` takes for each."""
+        return self.rates.numbers(self.step)
+
+    def ref(self) -> Callable[[], RunHandle | None]:
+        """What gives a handle to this run for as long as the trainer lives, without keeping it alive."""
+        return weak_handle(self)
 
     @property
     def traceback(self) -> str:
@@ -535,6 +546,7 @@ class JEPATrainer:
     # ------------------------------------------------------------------ the loop
 
     def _loop_in_thread(self) -> None:
+        self.turns.begin()
         try:
             self._loop()
         except BaseException:  # kept for the handle and shown by the panel; a thread has nobody to raise to
@@ -714,6 +726,7 @@ class JEPATrainer:
         # Done from the last to the first, whatever goes wrong with one of them.
         with ExitStack() as last_things:
             last_things.callback(self.ended.set)
+            last_things.callback(self.turns.end)
             last_things.callback(self._refuse_queued)
             if self.run is not None:
                 last_things.callback(self.run.close)
@@ -749,6 +762,8 @@ class JEPATrainer:
         self.publish(events.StateChanged(self.step, self.epoch, state))
 
     def write_status(self) -> None:
-        """Renew `status.json`."""
+        """Renew `status.json`, which also tells other processes what may be asked of the run."""
         if self.run is not None and self.rank == 0 and self.run.is_open:
-            self.run.write_status(asdict(self.status()))
+            numbers = {name: number.as_data() for name, number in self.numbers().items()}
+            more = {"evaluates": self.val_loader is not None, "hyper_parameters": numbers}
+            self.run.write_status(asdict(self.status()) | more)

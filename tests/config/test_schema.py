@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jepa.config import DataConfig, TrainerConfig
-from jepa.config.schema import unknown_key_error
+from jepa.config.schema import ALIASES, ELSEWHERE, unknown_key_error
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,12 @@ def test_a_name_like_no_other_lists_what_there_is() -> None:
 def test_counts_are_whole_numbers(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be a whole number, got 1\.5"):
         TrainerConfig(**{name: 1.5})  # type: ignore[arg-type]
+
+
+def test_other_names_lead_to_options_that_there_are() -> None:
+    options = {field.name for field in fields(TrainerConfig)}
+    assert set(ALIASES.values()) <= options
+    assert not options & (ALIASES.keys() | ELSEWHERE.keys())
+    for name, meant in ALIASES.items():
+        with pytest.raises(ValueError, match=f"unknown training option {name!r}; did you mean {meant!r}"):
+            TrainerConfig().updated({name: 1})

@@ -93,8 +93,11 @@ def started(name: str) -> list[tuple[int, int]]:
 def final(name: str) -> Mapping[str, Any]:
     """What a run's last checkpoint holds, without the clock's share."""
     state = read_checkpoint(Path("runs", name, "checkpoints", "step-00000012.pt"))
-    timed = {"steps_per_second", "embedding_std", "effective_rank"}
-    return {**state, "history": {key: column for key, column in state["history"].items() if key not in timed}}
+    timed = {"steps_per_second", "embedding_std", "effective_rank", "times"}
+    columns = {
+        part: {key: of for key, of in state[part].items() if key not in timed} for part in ("history", "moments")
+    }
+    return {**state, **columns}
 
 
 def tensors(state: Any, where: str = "") -> dict[str, Tensor]:

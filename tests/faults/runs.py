@@ -26,7 +26,7 @@ from tests.comparison import assert_same
 WIDTH, SAMPLES, BATCH = 256, 48, 8
 EPOCHS, PER_EPOCH = 20, SAMPLES // BATCH
 STEPS = EPOCHS * PER_EPOCH
-TIMED = {"steps_per_second", "embedding_std", "effective_rank"}  # columns that depend on the clock
+TIMED = {"steps_per_second", "embedding_std", "effective_rank", "times"}  # columns that depend on the clock
 QUIET: dict[str, Any] = {"live_plot": False, "control_panel": False, "progress": False, "device": "cpu"}
 
 
@@ -108,7 +108,8 @@ def outcome(checkpoint: Path) -> dict[str, Any]:
     state = read_checkpoint(checkpoint)
     kept = {name: part for name, part in state.items() if name != "journal"}
     kept["callbacks"] = {name: own for name, own in state["callbacks"].items() if name.startswith("Draws")}
-    kept["history"] = {name: column for name, column in state["history"].items() if name not in TIMED}
+    for part in ("history", "moments"):
+        kept[part] = {name: column for name, column in state[part].items() if name not in TIMED}
     return kept
 
 

@@ -151,6 +151,37 @@ def test_every_hyper_parameter_changes_the_loss(cls: type[Objective]) -> None:
         assert not torch.equal(objective(views, more).loss, usual), name
 
 
+def other_value(name: str, values: dict[str, float]) -> tuple[dict[str, float], float]:
+    """Values with room for another one of that name, and this one."""
+    if name.endswith("_max"):
+        low = name.replace("_max", "_min")
+        values = {**values, low: values[low] / 4}
+        return values, (values[low] + values[name]) / 2
+    return values, values[name] / 2
+
+
+def test_every_view_parameter_changes_the_loss_and_comes_back(cls: type[Objective]) -> None:
+    objective, data = example(cls)
+    batch, draws = batch_of(data, 4), [Draw(0, number) for number in range(12)]
+
+    def losses(values: dict[str, float]) -> list[float]:
+        objective.set_view_parameters(values)
+        return [float(losses_of(objective, batch, draw).loss.detach()) for draw in draws]
+
+    usual = {name: spec.default for name, spec in objective.view_parameters.items()}
+    first = [float(losses_of(objective, batch, draw).loss.detach()) for draw in draws]
+    assert losses(usual) == first
+    config = objective.config()
+    for name, spec in objective.view_parameters.items():
+        assert spec.low <= spec.default <= spec.high
+        assert spec.unit
+        roomy, other = other_value(name, usual)
+        objective.check_view_parameters(usual, {**roomy, name: other})
+        assert losses({**roomy, name: other}) != losses(roomy), name
+    assert objective.config() == config, "what a run is does not change with what is set in it"
+    assert losses(usual) == first
+
+
 def test_state_and_arguments_make_a_trip_to_files_and_back(cls: type[Objective], tmp_path: Path) -> None:
     objective, data = example(cls)
     for parameter in objective.parameters():

@@ -29,7 +29,7 @@ def test_commands_are_plain_data(command: control.Command, data: dict[str, objec
 
 def test_every_command_says_its_name() -> None:
     kinds = [kind for kind in vars(control).values() if isinstance(kind, type) and issubclass(kind, control.Command)]
-    assert len(kinds) == 13
+    assert len(kinds) == 14
     arguments: dict[type, tuple[object, ...]] = {
         Set: ("learning_rate", 1.0),
         control.Rewind: ("initial.pt",),
@@ -108,3 +108,12 @@ def test_a_refused_ticket_raises_its_reason_every_time() -> None:
         with pytest.raises(ValueError, match="not now"):
             ticket.result()
     assert ticket.step == 3
+
+
+def test_a_ticket_says_what_became_of_it() -> None:
+    asked, done, refused = Ticket(Pause(), "handle"), Ticket(Step(2), "handle"), Ticket(Stop(), "handle")
+    done.complete(7)
+    refused.refuse(7, ValueError("too late"))
+    assert repr(asked) == "<Pause(): asked for>"
+    assert repr(done) == "<Step(n=2): took effect after step 7>"
+    assert repr(refused) == "<Stop(): refused: too late>"

@@ -103,6 +103,9 @@ def test_an_encoder_alone_gets_the_usual_parts_of_the_objective(make_trainer: Ma
     ("options", "sentence"),
     [
         ({"learning_rat": 1.0}, "unknown training option 'learning_rat'; did you mean 'learning_rate'?"),
+        ({"lr": 1.0}, "unknown training option 'lr'; did you mean 'learning_rate'?"),
+        ({"num_epochs": 1}, "'num_epochs' is no training option; it is said in trainer.train"),
+        ({"batch_size": 1}, "'batch_size' is no training option; it is said in the loader"),
         ({"learning_rate": -1.0}, r"learning_rate must lie in \[0, 1000\], got -1.0"),
         ({"precision": "fp16"}, r"precision must be one of \('fp32', 'bf16'\), got 'fp16'"),
         ({"objective": "ijepe"}, "unknown objective 'ijepe'; did you mean 'ijepa'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,37 @@ def test_state_round_trip_is_exact(rows: list[dict[str, float]]) -> None:
     assert copy.records == history.records
     copy.append(100, {"a": 0.5})
     assert copy.last_step == 100
+
+
+def test_moments_of_records_are_kept_cut_and_restored() -> None:
+    history, copy = History(), History()
+    for step in range(1, 11):
+        history.append(step, {"loss": 1.0}, (step // 4, 1.7e9 + step / 7))
+    history.append(10, {"epoch_loss": 1.0}, (3, 1.8e9))  # the same step again
+    history.append(11, {"val_loss": 1.0})
+    assert history.moments() == [(step, step // 4, 1.7e9 + step / 7) for step in range(1, 11)]
+    copy.append(99, {"old": 1.0}, (9, 9.0))
+    copy.load_state_dict(history.state_dict(), history.moments_state())
+    assert copy.moments() == history.moments()
+    copy.truncate(5)
+    assert [moment.step for moment in copy.moments()] == [1, 2, 3, 4, 5]
+    copy.load_state_dict(history.state_dict())
+    assert copy.moments() == []
+    copy.append(12, {"loss": 1.0}, (3, 1.8e9))
+    assert copy.moments(3) == [(12, 3, 1.8e9)]
+
+
+@given(st.integers(0, 50), st.integers(2, 60))
+def test_as_many_moments_as_are_wanted_are_spread_from_the_first_to_the_newest(count: int, most: int) -> None:
+    history = History()
+    for step in range(count):
+        history.append(step, {"loss": 1.0}, (0, 0.0))
+    steps = [moment.step for moment in history.moments(most)]
+    assert len(steps) == min(count, most)
+    assert steps[:1] == list(range(count))[:1]
+    assert steps[-1:] == list(range(count))[-1:]
+    gaps = [second - first for first, second in pairwise(steps)]
+    assert not gaps or 1 <= min(gaps) <= max(gaps) <= min(gaps) + 1
 
 
 def test_columns_have_steps_of_their_own() -> None:

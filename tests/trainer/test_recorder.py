@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ import torch
 from jepa.data import MemoryLoader
 from jepa.diagnostics import effective_rank, embedding_std
 from jepa.files import read_lines
-from jepa.trainer import Callback, JEPATrainer, events
+from jepa.trainer import Callback, JEPATrainer, events, recorder
+from jepa.trainer.remote import read_history
 
 MakeTrainer = Callable[..., JEPATrainer]
 
@@ -47,6 +50,25 @@ def test_diagnostics_stay_within_their_budget(make_trainer: MakeTrainer, loader:
     assert len(always["embedding_std"]) > 25
 
 
+def test_a_cold_first_measurement_does_not_use_up_the_budget(
+    make_trainer: MakeTrainer, loader: MemoryLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread, clock, calls = recorder._spread, itertools.count(step=0.001), []
+
+    def cold_at_first(embedding: Any) -> dict[str, float]:
+        calls.append(embedding)
+        if len(calls) == 1:
+            for _ in range(10_000):  # 10 seconds
+                next(clock)
+        return spread(embedding)
+
+    monkeypatch.setattr(recorder, "_spread", cold_at_first)
+    times = {"perf_counter": lambda: next(clock), "monotonic": time.monotonic, "time": time.time}
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(**times))
+    history = make_trainer(log_every=1, diagnostics_budget=0.9).train(loader, num_epochs=5)
+    assert len(history["embedding_std"]) > 20
+
+
 def test_a_smaller_last_batch_is_not_taken_for_a_collapse(make_trainer: MakeTrainer, pairs: Any) -> None:
     history = make_trainer(log_every=1, diagnostics_budget=1.0).train(MemoryLoader(*pairs, batch_size=46), num_epochs=3)
     assert history.steps("loss") == [1, 2, 3, 4, 5, 6]
@@ -60,16 +82,16 @@ def test_speed_leaves_pauses_out(
     run = trainer.start(loader, max_steps=10**6, wait=False)
     wait_until(lambda: trainer.status().steps_per_second > 0)
     run.pause().result(30)
-    paused = time.monotonic()
-    wait_until(lambda: time.monotonic() > paused + 0.5)
-    step = trainer.step
+    run.step(20 - trainer.step % 10).result(30)  # to a record
+    wait_until(lambda: run.state == "paused")
+    paused, step = time.monotonic(), trainer.step
+    wait_until(lambda: time.monotonic() > paused + 1.0)
+    resumed = time.monotonic()
     run.step(40).result(30)
     wait_until(lambda: run.state == "paused")
     assert trainer.step == step + 40
-    assert trainer.history["steps_per_second"][-4:] > [0.0]
-    assert min(trainer.history["steps_per_second"][-4:]) > 30, (
-        "10 steps in a pause of half a second would be 20 a second"
-    )
+    seconds = sum(10 / speed for speed in trainer.history["steps_per_second"][-4:])
+    assert seconds < time.monotonic() - resumed + 0.5, "the pause of a second was counted"
 
 
 def test_records_reach_history_file_and_sinks_alike(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
@@ -101,3 +123,18 @@ def test_the_loss_is_read_from_the_device_only_at_the_interval(
     monkeypatch.setattr(torch.Tensor, "tolist", counted)
     trainer.train(loader, max_steps=18)
     assert set(reads) <= {0, 1, 6, 12, 18}
+
+
+def test_epoch_and_time_of_every_record_outlive_the_process(
+    make_trainer: MakeTrainer, make_model: Any, loader: MemoryLoader
+) -> None:
+    make_trainer(run="part", log_every=2).train(loader, num_epochs=2)
+    part = make_trainer(make_model(seed=1), run="part", log_every=2)
+    part.train(loader, num_epochs=4)
+    assert part.run is not None
+    told = {record["step"]: record for record in reversed(read_lines(part.run.metrics_path))}
+    moments = part.history.moments()
+    assert [moment.step for moment in moments] == [1, *range(2, 25, 2)]
+    assert moments == [(step, told[step]["epoch"], told[step]["time"]) for step in sorted(told)]
+    assert [moment.epoch for moment in moments] == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 3
+    assert read_history(part.run.path).moments() == moments

@@ -349,8 +349,10 @@ def test_a_handle_follows_a_fork_and_one_made_later_does_not(
     with pytest.raises(RuntimeError, match="the run went on in 'child'; ask it there"):
         other.pause().result(SECONDS)
     run.stop().result(SECONDS)
-    assert run.wait(SECONDS).steps("loss") == [4, 5]
+    assert run.wait(SECONDS).steps("loss") == [1, 2, 3, 4, 5]
     run.unsubscribe(told.append)
+    (tmp_path / "runs" / "near" / "journal.jsonl").write_text('{"tick": 0, "event": "RunStarted", "run": "another"}\n')
+    assert run.history.steps("loss") == [4, 5], "what bears the name of its parent now is another run"
 
 
 def test_history_leaves_out_what_was_given_up(live: JEPATrainer, tmp_path: Path, wait_until: WaitUntil) -> None:

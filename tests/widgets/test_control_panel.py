@@ -15,7 +15,7 @@ from jepa_widgets import ControlPanel, RunView
 
 from jepa.data.memory import MemoryLoader
 from jepa.files import read_lines
-from jepa.trainer import JEPATrainer, RunHandle
+from jepa.trainer import JEPATrainer, RunHandle, events
 
 MakeTrainer = Callable[..., JEPATrainer]
 MakeView = Callable[..., RunView]
@@ -37,7 +37,7 @@ class Page:
 
     @property
     def enabled(self) -> set[str]:
-        names = set(self.panel.buttons.enabled)
+        names = set(self.panel.buttons.enabled) - {"history"}
         return names | ({"apply"} if self.panel.hyper_parameters.enabled else set())
 
     @property
@@ -127,8 +127,9 @@ def test_a_new_rate_is_acknowledged_with_step_old_and_new_value(
     run.pause().result(10)
     old = trainer.status().learning_rate
     page.apply("2.5e-3")
-    expected = f"learning rate {old:.4g} to 0.0025 from step {trainer.step + 1} on, the rest of its schedule rescaled"
-    wait_until(lambda: page.said == expected)
+    wait_until(lambda: page.said.startswith(f"learning rate {old:.4g} to 0.0025 from step {trainer.step + 1} on: "))
+    assert page.said.endswith(f": {trainer.courses()['learning_rate']}")
+    assert "rescaled x " in page.said
     assert trainer.status().learning_rate == pytest.approx(2.5e-3)
     wait_until(lambda: page.panel.hyper_parameters.values["learning_rate"] == "0.0025")
     (line,) = [line for line in read_lines(trainer.run.journal_path) if line.get("source") == "panel"]
@@ -161,6 +162,10 @@ def test_a_rate_that_is_no_number_is_an_error_that_the_next_one_clears(
     wait_until(lambda: "the learning rate must be a number such as 3e-4, got 'fast'" in page.error)
     page.apply("0.002")
     wait_until(lambda: page.error == "")
+    page.apply("fast")
+    assert page.error
+    page.click("pause")
+    assert page.error == ""
 
 
 def test_handlers_return_at_once_while_a_step_takes_long(
@@ -239,6 +244,31 @@ def test_start_goes_on_after_a_stop(page: Page, run: RunHandle, trainer: JEPATra
     wait_until(lambda: page.state == "running" and page.step > stopped)
     assert page.said == f"started at step {stopped}"
     assert trainer.history.steps("loss") == sorted(set(trainer.history.steps("loss")))
+
+
+def test_start_while_the_last_figure_is_still_drawn_goes_on_in_the_same_panel(
+    page: Page, run: RunHandle, trainer: JEPATrainer, wait_until: WaitUntil
+) -> None:
+    drawing, drawn = threading.Event(), threading.Event()
+
+    def draw(event: events.Event) -> None:
+        if isinstance(event, events.RunEnded):
+            drawing.set()
+            assert drawn.wait(30)
+
+    trainer.subscribe(draw)
+    run.stop()
+    assert drawing.wait(20)
+    stopped = trainer.step
+    wait_until(lambda: page.state == "stopped" and page.enabled == {"start"})
+    clicked = threading.Thread(target=page.click, args=["start"])
+    clicked.start()
+    assert not trainer.ended.is_set()
+    drawn.set()
+    clicked.join(20)
+    wait_until(lambda: page.state == "running" and page.step > stopped)
+    assert page.said == f"started at step {stopped}"
+    trainer.unsubscribe(draw)
 
 
 def test_start_after_the_last_step_says_how_to_go_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_the_status_line_shows_state_and_step(trainer: JEPATrainer) -> None:
 def test_answers_show_what_was_done_and_a_traceback() -> None:
     answers = Answers()
     answers(events.CommandApplied(7, 0, {"type": "Pause"}, "panel"))
+    answers(events.CheckpointSaved(6, 0, Path("step-00000006.pt"), 0.1))
+    answers.flush()
+    assert "last checkpoint: step 6" in answers.line.value
+    answers(events.CommandApplied(3, 0, {"type": "Rewind", "checkpoint": "initial.pt"}, "panel", error="not there"))
+    answers.flush()
+    assert "last checkpoint: step 6" in answers.line.value
+    answers(events.CommandApplied(3, 0, {"type": "Rewind", "checkpoint": 3}, "panel"))
+    answers.flush()
+    assert "last checkpoint" not in answers.line.value
+    answers(events.CommandApplied(7, 0, {"type": "Pause"}, "panel"))
     answers(events.RunFailed(7, 0, ValueError("<x>"), "Traceback\nValueError: <x>"))
     answers.flush()
     assert "Pause took effect after step 7" in answers.line.value
@@ -80,7 +91,8 @@ def test_evaluate_is_there_with_validation_data_only(
     assert "val_loss" in trainer.history
     with pytest.warns(UserWarning, match="another run of this process"):
         other = make_trainer()
-    assert not RunButtons(other).evaluates
+    assert "there is no validation data" in RunButtons(other).unavailable["evaluate"]
+    assert "evaluate" not in RunButtons(other).enabled
 
 
 def test_every_hyper_parameter_has_a_row_with_range_and_unit(trainer: JEPATrainer) -> None:
@@ -88,9 +100,12 @@ def test_every_hyper_parameter_has_a_row_with_range_and_unit(trainer: JEPATraine
     assert [row["name"] for row in table.rows] == list(known)
     assert {"learning_rate", "weight_decay", "ema_momentum"} <= set(known)
     assert table.rows[0] == {
-        "name": "learning_rate", "label": "learning rate", "range": "0 to 1000", "unit": known["learning_rate"][0].unit
+        "name": "learning_rate", "label": "learning rate", "range": "0 to 1000", "unit": known["learning_rate"][0].unit,
+        "modes": ["scale", "hold", "schedule"], "folded": False,
     }  # fmt: skip
     assert table.values == {name: f"{value:.4g}" for name, (_, value) in known.items()}
+    assert {row["name"]: row["modes"] for row in table.rows}["log_every"] == ["hold"]
+    assert table.courses == trainer.courses()
 
 
 @pytest.mark.parametrize("mode", ["scale", "hold"])

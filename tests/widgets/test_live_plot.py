@@ -245,10 +245,15 @@ def test_buckets_carry_their_means() -> None:
     assert (steps[0], len(means)) == (width // 2 - 1, -(-10_000 // width))
 
 
-def test_any_step_can_be_dated() -> None:
-    plot = LivePlot()
+@pytest.mark.parametrize("loaded", [False, True])
+def test_any_step_can_be_dated(loaded: bool) -> None:
+    plot, history = LivePlot(), History()
     for step in range(1, 5001):
-        plot(events.MetricsLogged(step, step // 1000, {"loss": 1.0}, 1.7e9 + step / 10, 0))
+        history.append(step, {"loss": 1.0}, (step // 1000, 1.7e9 + step / 10))
+        if not loaded:
+            plot(events.MetricsLogged(step, step // 1000, {"loss": 1.0}, 1.7e9 + step / 10, 0))
+    if loaded:
+        plot.load(history)
     ((since, steps, epochs, seconds),) = decode(plot.packed())[0]["clocks"]
     assert 10 < len(steps) <= 64
     assert (steps[0], steps[-1], epochs[-1]) == (1, 5000, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -39,6 +40,16 @@ def test_a_flood_of_news_is_written_at_most_four_times_a_second() -> None:
     assert said > 1000
     assert len(calls.times) >= 3
     assert min(gaps[:-1]) >= 0.05 - 1e-3  # the last gap is cut short by close
+
+
+def test_what_is_written_is_written_in_the_context_of_who_asked_for_it() -> None:
+    cell = contextvars.ContextVar[str]("cell")
+    cell.set("third cell")
+    seen: list[str] = []
+    publisher = Publisher(lambda: seen.append(cell.get()))
+    cell.set("fourth cell")
+    publisher.close()
+    assert set(seen) == {"third cell"}
 
 
 def test_without_news_nothing_is_written(wait_until: WaitUntil) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import json
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,8 @@ from jepa_widgets import StaticFigure, figure_bundle
 from jepa_widgets.static_figure import METRICS
 
 from jepa.data.memory import MemoryLoader
-from jepa.trainer import Callback, JEPATrainer, events
+from jepa.figures import history_figure
+from jepa.trainer import Callback, History, JEPATrainer, events
 
 MakeTrainer = Callable[..., JEPATrainer]
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -58,27 +61,53 @@ def test_a_bundle_of_the_noisiest_curves_holds_at_most_100_kilobytes(
     assert 30_000 < len(json.dumps(message["data"])) <= 100_000
 
 
-def test_while_the_run_trains_the_png_is_drawn_as_seldom_as_its_budget_wants(
-    make_trainer: MakeTrainer, displayed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_a_renewal_is_exact_in_both_forms_and_made_only_where_there_is_news(
+    make_trainer: MakeTrainer, displayed: list[dict[str, Any]]
 ) -> None:
-    trainer = make_trainer()
+    figure = StaticFigure(make_trainer())
+    figure.place()
+    for step in (1, 2, 3):
+        figure(events.MetricsLogged(step, 0, {"loss": 1.0 / step}, 0.0, 0))
+        figure.renew()
+        figure.renew()
+    bundles = [message["data"] for message in displayed[2:]]
+    assert [bundle[PLOTLY]["data"][0]["x"][-1] for bundle in bundles] == [1, 2, 3]
+    assert len({bundle["image/png"] for bundle in bundles}) == 3
+
+
+def test_a_figure_whose_points_were_exchanged_is_the_one_that_plotly_would_make_anew(
+    make_trainer: MakeTrainer, displayed: list[dict[str, Any]]
+) -> None:
+    trainer, history = make_trainer(run=False), History()
     figure = StaticFigure(trainer)
     figure.place()
-    drawn: list[int] = []
-    monkeypatch.setattr(jepa_widgets.static_figure, "_small_png", lambda _: drawn.append(trainer.step) or "")
-    monkeypatch.setattr(jepa_widgets.static_figure, "PNG_SHARE", 1e-12)
-    trainer.state = "running"
-    for trainer.step in (1, 2, 3):
-        figure(events.MetricsLogged(trainer.step, 0, {"loss": 1.0}, 0.0, 0))
+    for step, metrics in (
+        (1, {"loss": 3.0}),
+        (2, {"loss": 2.0}),
+        (3, {"loss": 1.0, "val_loss": 4.0}),
+        (4, {"loss": 0.5}),
+    ):
+        history.append(step, metrics)
+        figure(events.MetricsLogged(step, 0, metrics, 0.0, 0))
         figure.renew()
-        figure.renew()
-    assert drawn == [1]
-    assert [message["data"][PLOTLY]["data"][0]["x"][-1] for message in displayed[2:]] == [1, 2, 3]
-    trainer.state = "paused"
-    figure.renew()
-    figure.renew()
-    assert drawn == [1, 3]
-    trainer.state = "stopped"
+        wanted = json.loads(history_figure(history).to_json())
+        assert displayed[-1]["data"][PLOTLY] == wanted
+
+
+def test_a_renewal_on_another_thread_is_sent_in_the_context_of_the_cell_that_shows_the_figure(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, displayed: list[dict[str, Any]]
+) -> None:
+    cell = contextvars.ContextVar("cell", default="none")
+    sent: list[str] = []
+    monkeypatch.setattr(jepa_widgets.static_figure, "update_display", lambda *_, **__: sent.append(cell.get()))
+    figure = StaticFigure(make_trainer())
+    cell.set("third cell")
+    figure.place()
+    figure(events.MetricsLogged(1, 0, {"loss": 1.0}, 0.0, 0))
+    thread = threading.Thread(target=figure.renew)
+    thread.start()
+    thread.join(30)
+    assert sent == ["third cell"]
 
 
 def test_a_second_part_renews_the_picture(

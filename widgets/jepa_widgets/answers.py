@@ -9,12 +9,6 @@ from ipywidgets import HTML, VBox
 
 from jepa.trainer import events
 
-MODES = {
-    "scale": "the rest of its schedule rescaled",
-    "hold": "held there",
-    "schedule": "by a new schedule for the rest",
-}
-
 
 class Answers(VBox):
     """A line of what was done last, and the traceback of what ended the run. Takes events; `flush` shows them."""
@@ -33,6 +27,8 @@ class Answers(VBox):
         """Take one event."""
         if isinstance(event, events.CommandApplied):
             self.said = _sentence(event)
+            if event.error is None and event.command["type"] in ("Rewind", "Fork"):
+                self._kept = ""  # that one is given up, or in another folder
         elif isinstance(event, events.CheckpointSaved):
             self._kept = f"last checkpoint: step {event.step}"
         elif isinstance(event, events.RunEnded):
@@ -41,7 +37,7 @@ class Answers(VBox):
             self.said = f"started at step {event.step}"
             self.trouble = ""
         elif isinstance(event, events.RunFailed):
-            self.trouble = event.traceback
+            self.trouble = event.traceback or str(event.error)
 
     def flush(self) -> None:
         """Show what was taken."""
@@ -59,9 +55,7 @@ def _sentence(event: events.CommandApplied) -> str:
     if name == "Set":
         result = event.result
         what = str(result["name"]).replace("_", " ")
-        return (
-            f"{what} {result['old']:.4g} to {result['new']:.4g} from step {event.step + 1} on, {MODES[result['mode']]}"
-        )
+        return f"{what} {result['old']:.4g} to {result['new']:.4g} from step {event.step + 1} on: {result['course']}"
     if name == "SaveCheckpoint":
         return f"checkpoint of step {event.step} written: {_short(event.result['path'])}"
     return f"{name} took effect after step {event.step}"

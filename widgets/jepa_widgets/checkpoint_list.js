@@ -10,8 +10,10 @@ function render({ model, el }) {
   const name = field("jepa-fork-name", "Name of the fork", () => {});
   const label = element("label", "", "name of a fork ");
   label.append(name);
+  const rows = element("div", "jepa-rows");
   const table = element("table", "");
-  details.append(heading, label, table);
+  rows.append(table);
+  details.append(heading, label, rows);
   el.append(details);
   let shown = "";
   let buttons = [];

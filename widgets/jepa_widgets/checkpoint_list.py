@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from traitlets import Bool, List, Unicode
 
 from jepa.trainer import control
 from jepa.trainer.control import Command
-from jepa.trainer.status import LIVE
+from jepa.trainer.status import LIVE, Status
+from jepa.trainer.steering import SteeredRun, Watched
 from jepa_widgets.run_part import FOLDER, SCRIPT, RunPart
-
-if TYPE_CHECKING:
-    from jepa.trainer import JEPATrainer
 
 
 class CheckpointList(RunPart):
@@ -22,9 +20,8 @@ class CheckpointList(RunPart):
     files = List(Unicode(), help="file names, newest first").tag(sync=True)
     enabled = Bool(False).tag(sync=True)
 
-    def __init__(self, trainer: JEPATrainer) -> None:
-        self._seen: tuple[Any, ...] = ()
-        super().__init__(trainer)
+    def __init__(self, run: Watched) -> None:
+        super().__init__(run)
         self.add_class("jepa-checkpoint-list")
 
     def rewind(self, file: str) -> None:
@@ -35,7 +32,7 @@ class CheckpointList(RunPart):
         """Do what Fork does beside `file` with `name` in the field."""
         self._receive({"action": "fork", "file": file, "name": name})
 
-    def wish(self, content: dict[str, Any], trainer: JEPATrainer) -> Command | None:
+    def wish(self, content: dict[str, Any], run: SteeredRun) -> Command | None:
         """The command of the button that was pressed."""
         file, name = str(content.get("file", "")), str(content.get("name", "")).strip()
         if content.get("action") == "rewind":
@@ -46,16 +43,10 @@ class CheckpointList(RunPart):
             raise ValueError("a fork needs a name: type one into the field above, then press Fork")
         return control.Fork(name, file)
 
-    def refresh(self, trainer: JEPATrainer) -> None:
-        """List what is on the disk, which is asked only when there may be something else."""
-        self.enabled = trainer.state in LIVE
-        seen = (trainer.run, trainer.last_checkpoint, trainer.state)
-        if trainer.run is None or seen == self._seen:
-            return
-        self._seen = seen
-        folder = trainer.run.checkpoints
-        files = [folder.best, *reversed(folder.files), folder.initial]
-        self.files = [file.name for file in files if file.exists()]
+    def refresh(self, run: SteeredRun, status: Status) -> None:
+        """List what is on the disk."""
+        self.enabled = status.state in LIVE
+        self.files = run.checkpoint_files()
 
     def disable(self) -> None:
         """Take no more clicks."""

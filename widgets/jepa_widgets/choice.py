@@ -23,6 +23,7 @@ class Choice(anywidget.AnyWidget):
     _esm = FOLDER / "choice.js"
     _css = FOLDER / "widgets.css"
     label = Unicode().tag(sync=True)
+    title = Unicode(help="what is chosen, in more words").tag(sync=True)
     options = List(Unicode()).tag(sync=True)
     value = Unicode(help="the present choice").tag(sync=True)
 

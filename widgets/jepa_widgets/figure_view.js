@@ -11,6 +11,29 @@ function fitted(layout, room) {
   return size;
 }
 
+const TABLE_WIDTH = 660; // below it, cells would lose letters: a narrower room is scrolled
+
+// Titles over small pictures must not run into each other.
+function titled(layout, room) {
+  const smaller = (note) => {
+    const size = Math.min(note.font?.size ?? 12, Math.max(8, room / 50));
+    return { ...note, font: { ...note.font, size } };
+  };
+  return layout.annotations ? { annotations: layout.annotations.map(smaller) } : {};
+}
+
+// A table in the colours of the page.
+function inked(el, trace) {
+  if (trace.type !== "table") return trace;
+  const style = getComputedStyle(el);
+  const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
+  const font = { color: read("--jp-ui-font-color1", "#222") };
+  const line = { color: read("--jp-border-color2", "#ddd") };
+  const header = { ...trace.header, font, line, fill: { color: read("--jp-layout-color2", "#e8ecf1") } };
+  const cells = { ...trace.cells, font, line, fill: { color: read("--jp-layout-color1", "white") } };
+  return { ...trace, header, cells };
+}
+
 async function render({ model, el }) {
   el.classList.add("jepa-figure-view");
   return attachDrawing(model, el, "figure", async (Plotly, chart) => {
@@ -20,8 +43,10 @@ async function render({ model, el }) {
       return;
     }
     const { data, layout } = JSON.parse(text);
-    const size = fitted(layout, Math.max(el.clientWidth || 0, 320));
-    await Plotly.react(chart, data, themed(el, { ...layout, ...size }), { displaylogo: false });
+    const least = data.some((trace) => trace.type === "table") ? TABLE_WIDTH : 320;
+    const room = Math.max(el.clientWidth || 0, least);
+    const shown = { ...layout, ...fitted(layout, room), ...titled(layout, room) };
+    await Plotly.react(chart, data.map((trace) => inked(el, trace)), themed(el, shown), { displaylogo: false });
   });
 }
 

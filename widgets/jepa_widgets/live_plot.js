@@ -1,6 +1,6 @@
 const GROUPS = ["overview", "terms", "diagnostics", "optimisation", "other"];
 const TITLES = {
-  overview: "Overview", terms: "Terms of the loss", diagnostics: "Diagnostics", optimisation: "Optimisation",
+  overview: "Overview", terms: "Loss terms", diagnostics: "Diagnostics", optimisation: "Optimisation",
   other: "Other",
 };
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
@@ -83,6 +83,13 @@ function refine(curve, detail) {
   const means = fine.meanX.length ? [fine.meanX, fine.meanY] : [fine.x, fine.y];
   const [meanX, meanY] = splice(...coarse, ...means);
   return { ...curve, x, y, meanX, meanY };
+}
+
+// One mark for all that was done at a step: of marks on top of each other only one could be read.
+function joined(marks) {
+  const texts = new Map();
+  for (const { step, text } of marks) texts.set(step, texts.has(step) ? `${texts.get(step)}<br>${text}` : text);
+  return [...texts].map(([step, text]) => ({ step, text }));
 }
 
 const axisKey = (place) => (place === 0 ? "" : String(place + 1));
@@ -185,15 +192,16 @@ function figure(snapshot, detail, settings, width, ink) {
     }
     if (place === 0) spans.top = curve.y.reduce((top, value) => Math.max(top, value), spans.top ?? -Infinity);
   }
-  if (snapshot.marks.length && spans.top !== undefined) {
+  const marks = joined(snapshot.marks);
+  if (marks.length && spans.top !== undefined) {
     data.push({
       type: "scatter", mode: "markers", name: "commands",
-      x: snapshot.marks.map((mark) => mark.step), y: snapshot.marks.map(() => spans.top),
-      text: snapshot.marks.map((mark) => mark.text + moment(snapshot.clocks[0], mark.step)),
+      x: marks.map((mark) => mark.step), y: marks.map(() => spans.top),
+      text: marks.map((mark) => mark.text + moment(snapshot.clocks[0], mark.step)),
       marker: { symbol: "triangle-down", size: 9, color: COMMAND },
       hovertemplate: "step %{x}<br>%{text}<extra></extra>",
     });
-    for (const mark of snapshot.marks) {
+    for (const mark of marks) {
       for (const key of panels.slice(0, 2).map((_, place) => axisKey(place))) {
         layout.shapes.push({
           type: "line", x0: mark.step, x1: mark.step, xref: `x${key}`, y0: 0, y1: 1, yref: `y${key} domain`,

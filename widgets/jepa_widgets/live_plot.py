@@ -12,8 +12,9 @@ import json
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ TEXT = 64
 NAME = 32
 CLOCK_ROWS = 64  # of all runs together
 DETAIL_POINTS, DETAIL_LIMIT = 2000, 20_000  # of a curve, of all: what a page gets that has zoomed in
-FRESH_SECONDS = 0.0012  # of an update, for curves with new points; the others show theirs with a later one
+FRESH_SECONDS = 0.0015  # CPU time of an update after which curves show their new points with a later one
+LEAST_FRESH = 4  # curves that show theirs in any case
 QUIET = {"Pause", "Resume", "Step", "Stop", "SaveCheckpoint", "Evaluate", "Inspect", "Settle"}  # change no number
 
 
@@ -184,6 +186,7 @@ class LivePlot(anywidget.AnyWidget):
     def packed(self) -> bytes:
         """Header length (uint32), JSON header, the clocks, and each curve as `Packed` has it."""
         with self._lock:
+            end = math.inf if self._complete else time.thread_time() + FRESH_SECONDS
             traces = list(self._traces())
             shown = [trace for trace in traces if trace.group not in self.folded]
             left_out, shown = len(shown), _fitting(shown)
@@ -197,7 +200,7 @@ class LivePlot(anywidget.AnyWidget):
             room = LIMIT - len(_compact(header)) - sum(len(data) for _, _, data in clocks) - 30 * len(shown)
             curves = [*self._old(shown, room // 4)]
             room -= sum(len(curve.data) + 30 for _, curve in curves)
-            curves = [*self._current(shown, room), *((trace, curve) for trace, curve in curves)]
+            curves = [*self._current(shown, room, end), *((trace, curve) for trace, curve in curves)]
         old_from = len(shown)
         header["curves"] = [
             [shown.index(trace) if number >= old_from else number, curve.points, curve.means, int(number >= old_from)]
@@ -211,7 +214,8 @@ class LivePlot(anywidget.AnyWidget):
         found = [Trace(run, name, *place(name)) for run, one in self._runs.items() for name in one.curves]
         panels = dict.fromkeys([*PANELS.values(), *(trace.panel for trace in found)])
         order = {panel: number for number, panel in enumerate(panels)}
-        yield from sorted(found, key=lambda trace: (GROUPS.index(trace.group), order[trace.panel]))
+        groups = {group: number for number, group in enumerate(GROUPS)}
+        yield from sorted(found, key=lambda trace: (groups[trace.group], order[trace.panel]))
 
     def _place_once(self, metric: str) -> tuple[str, str]:
         if metric not in self._places:
@@ -232,29 +236,28 @@ class LivePlot(anywidget.AnyWidget):
 
     def _header(self, traces: list[Trace], shown: list[Trace], runs: list[str]) -> dict[str, Any]:
         panels = list(dict.fromkeys((trace.panel, trace.group) for trace in shown))
-        metrics = list(dict.fromkeys(trace.metric for trace in shown))
         places = {panel: number for number, panel in enumerate(panels)}
-        counts = {group: len({trace.panel for trace in traces if trace.group == group}) for group in GROUPS}
+        metrics = {metric: number for number, metric in enumerate(dict.fromkeys(trace.metric for trace in shown))}
+        numbers = {run: number for number, run in enumerate(runs)}
+        counts = Counter(group for _, group in {(trace.panel, trace.group) for trace in traces})
         return {
             "uid": self.model_id,
-            "groups": [[group, count] for group, count in counts.items() if count],
+            "groups": [[group, counts[group]] for group in GROUPS if group in counts],
             "panels": [[panel, GROUPS.index(group)] for panel, group in panels],
             "runs": [[_cut(name), self._runs[name].colour] for name in runs],
             "metrics": [_cut(name) for name in metrics],
             "traces": [
-                [places[trace.panel, trace.group], metrics.index(trace.metric), runs.index(trace.run)]
-                for trace in shown
+                [places[trace.panel, trace.group], metrics[trace.metric], numbers[trace.run]] for trace in shown
             ],
         }
 
-    def _current(self, shown: list[Trace], room: int) -> list[tuple[Trace, Packed]]:
+    def _current(self, shown: list[Trace], room: int, end: float) -> list[tuple[Trace, Packed]]:
         """The curves in so many bytes; where they are many, those that had to wait longest are brought up to date."""
         limit = min(POINTS, max(4, room // max(len(shown), 1) // 12))  # means are half as many as points
-        end = math.inf if self._complete else time.perf_counter() + FRESH_SECONDS
         first, self._complete = self._turn % max(len(shown), 1), False
         packed: dict[Trace, Packed] = {}
-        for trace in shown[first:] + shown[:first]:
-            stale = time.perf_counter() > end
+        for number, trace in enumerate(shown[first:] + shown[:first]):
+            stale = number >= LEAST_FRESH and time.thread_time() > end
             packed[trace] = self._runs[trace.run].packed(trace.metric, limit, stale=stale)
             self._turn += not stale
         return [(trace, packed[trace]) for trace in shown]
@@ -313,14 +316,22 @@ def _compact(header: Mapping[str, Any]) -> bytes:
 
 def _fitting(traces: list[Trace]) -> list[Trace]:
     """As many as there is room for, with names and the fewest points."""
-    room, names = NAMED, set[tuple[str, int]]()
+    room, metrics, panels, runs = NAMED, set[str](), set[str](), set[str]()
     for number, trace in enumerate(traces):
-        new = {(trace.metric, 0), (trace.panel, 1), (trace.run, 2)} - names
-        names |= new
-        room -= LEAST + sum(len(json.dumps(_cut(name))) + 4 for name, _ in new)
+        room -= LEAST
+        for name, known in ((trace.metric, metrics), (trace.panel, panels), (trace.run, runs)):
+            if name not in known:
+                known.add(name)
+                room -= _size(name)
         if room < 0:
             return traces[:number]
     return traces
+
+
+@lru_cache(4096)
+def _size(name: str) -> int:
+    """Bytes of a name in the header."""
+    return len(json.dumps(_cut(name))) + 4
 
 
 def _cut(name: str) -> str:

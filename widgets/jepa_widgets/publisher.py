@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -42,7 +43,9 @@ class Publisher:
         self._urgent = threading.Event()
         self._closing = threading.Event()
         self._reported: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="jepa-publisher", daemon=True)
+        # In the context of the cell: kernels look there for what messages answer to, and some send none without it.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="jepa-publisher", daemon=True)
         self._thread.start()
 
     def soon(self) -> None:

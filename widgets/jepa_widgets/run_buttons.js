@@ -6,7 +6,8 @@ const BUTTONS = [
   ["stop", "stop", "Stop", "End with a checkpoint"],
   ["checkpoint", "save", "Checkpoint", "Write a checkpoint now"],
   ["evaluate", "check-square-o", "Evaluate", "Run the validation data now"],
-  ["inspect", "search", "Inspect", "Look at the last batch"],
+  ["inspect", "search", "Inspect", "Look at the last batch and the model"],
+  ["history", "list", "History", "Show the run's journal"],
 ];
 
 function render({ model, el }) {
@@ -23,10 +24,22 @@ function render({ model, el }) {
     row.append(buttons[name]);
     if (name === "step") row.append(count);
   }
-  return follow(model, el, ["enabled", "evaluates"], () => {
+  let left = "start"; // what had the focus and could not keep it
+  const keepFocus = (name) => {
+    const next = [left, "resume", "pause", "start"].find((other) => !buttons[other].disabled);
+    if (next) buttons[next].focus({ preventScroll: true });
+    left = name;
+  };
+  const titles = Object.fromEntries(BUTTONS.map(([name, , , title]) => [name, title]));
+  return follow(model, el, ["enabled", "unavailable"], () => {
     const enabled = model.get("enabled");
-    for (const [name, made] of Object.entries(buttons)) made.disabled = !enabled.includes(name);
-    buttons.evaluate.style.display = model.get("evaluates") ? "" : "none";
+    const unavailable = model.get("unavailable");
+    const focused = BUTTONS.map(([name]) => name).find((name) => buttons[name] === document.activeElement);
+    for (const [name, made] of Object.entries(buttons)) {
+      made.disabled = !enabled.includes(name);
+      made.title = unavailable[name] ? `Not here: ${unavailable[name]}` : titles[name];
+    }
+    if (focused && buttons[focused].disabled) keepFocus(focused);
   });
 }
 

@@ -139,6 +139,10 @@ class RunCurves:
         end = max((history.steps(name)[-1] for name in names if history[name]), default=0)
         self.go_back(end)
         self.curves, self._packed = {}, {}
+        if moments := history.moments(CLOCK):
+            self.clock = Clock()
+            for moment in moments:
+                self.clock.add(*moment)
         for name in names:
             steps, values = history.steps(name), history[name]
             count = min(len(steps), len(values))  # a run that trains in another thread may add a point in between

@@ -15,13 +15,14 @@ function button(name, icon, text, title, click) {
   return made;
 }
 
-// A text field; Enter does what its button does.
+// A text field; Enter does what its button does, Escape empties it.
 function field(name, label, enter) {
   const made = element("input", `jepa-field ${name}`);
   made.setAttribute("aria-label", label);
   made.addEventListener("keydown", (event) => {
     event.stopPropagation(); // else the notebook takes letters for its commands
     if (event.key === "Enter") enter();
+    if (event.key === "Escape") made.value = "";
   });
   return made;
 }

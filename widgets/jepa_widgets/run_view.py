@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING
-
 from IPython.display import display
 from ipywidgets import DOMWidget, VBox
 
 from jepa.trainer import events
+from jepa.trainer.status import LIVE
+from jepa.trainer.steering import Watched
 from jepa_widgets.control_panel import ControlPanel
 from jepa_widgets.live_plot import LivePlot
 from jepa_widgets.publisher import Publisher
 from jepa_widgets.static_figure import StaticFigure
-
-if TYPE_CHECKING:
-    from jepa.trainer import JEPATrainer
 
 TAKEN_OVER = "taken over by a newer trainer"
 GONE = "its trainer is gone"
@@ -36,33 +32,35 @@ class LiveView(VBox):
 
 
 class RunView:
-    """What `create_trainer` shows in a notebook.
+    """What `create_trainer`, and the handle to a run that trains elsewhere, show in a notebook.
 
     Beside the live view stands a static figure, which stays in the saved notebook and shows itself where there is no
     kernel. The view does not keep its trainer alive: widgets stay in the kernel's memory for ever, and a cell that is
     run again must not leave a model there each time.
 
     Args:
-        trainer: Whose run it is.
+        run: A trainer, the handle of a run, or what `jepa.attach` gave for one that trains elsewhere.
         live_plot: Whether to show the curves.
         control_panel: Whether to show the panel.
     """
 
-    def __init__(self, trainer: JEPATrainer, *, live_plot: bool = True, control_panel: bool = True) -> None:
-        self._trainer = weakref.ref(trainer)
+    def __init__(self, run: Watched, *, live_plot: bool = True, control_panel: bool = True) -> None:
+        self._run = run.ref()
         self._closed = False
-        self.panel = ControlPanel(trainer) if control_panel else None
+        self.panel = ControlPanel(run) if control_panel else None
         self.plot = LivePlot() if live_plot else None
         self.widget = LiveView([part for part in (self.panel, self.plot) if part is not None])
-        self.static = StaticFigure(trainer) if live_plot else None
+        self.static = StaticFigure(run) if live_plot else None
         self._publisher = Publisher(self._flush, self._answer, wanted=self._is_wanted)
         self._figure: Publisher | None = None
         if self.panel is not None:
             self.panel.on_change = self._publisher.now
-        trainer.subscribe(self)
+        steered = self._run()
+        assert steered is not None
+        steered.subscribe(self)
         if self.plot is not None and self.static is not None:
-            self.plot.load(trainer.history)
-            trainer.subscribe(self.static)
+            self.plot.load(steered.history)
+            steered.subscribe(self.static)
             # on a thread of its own: drawing takes longer than an answer may
             self._figure = Publisher(self.static.renew, self.static.renew, FIGURE_SECONDS, self._is_wanted)
 
@@ -73,8 +71,8 @@ class RunView:
             if self.static is not None:
                 self.static.place()
         self._publisher.now()
-        trainer = self._trainer()
-        if self._figure is not None and trainer is not None and len(trainer.history):
+        run = self._run()
+        if self._figure is not None and run is not None and len(run.history):
             self._figure.soon()
 
     def close(self, why: str = TAKEN_OVER) -> None:
@@ -82,11 +80,11 @@ class RunView:
         if self._closed:
             return
         self._closed = True
-        trainer = self._trainer()
-        if trainer is not None:
-            trainer.unsubscribe(self)
+        run = self._run()
+        if run is not None:
+            run.unsubscribe(self)
             if self.static is not None:
-                trainer.unsubscribe(self.static)
+                run.unsubscribe(self.static)
         self._publisher.close()
         if self._figure is not None:
             self._figure.close()
@@ -97,9 +95,9 @@ class RunView:
         """Take one event on the training thread."""
         if self._closed:
             return
-        trainer = self._trainer()
-        if isinstance(event, events.RunStarted) and self.plot is not None and trainer is not None:
-            self.plot.load(trainer.history)  # a checkpoint may just have brought one
+        run = self._run()
+        if isinstance(event, events.RunStarted) and self.plot is not None and run is not None:
+            self.plot.load(run.history)  # a checkpoint may just have brought one
         for part in (self.panel, self.plot):
             if part is not None:
                 part(event)
@@ -118,7 +116,11 @@ class RunView:
             self._figure.soon()
 
     def _is_wanted(self) -> bool:
-        return self._trainer() is not None
+        """Asked once a second while there is no news: of a run elsewhere, not all that changes is told by an event."""
+        run = self._run()
+        if run is not None and run.is_remote and run.state in LIVE:
+            self._publisher.soon()
+        return run is not None
 
     def _flush(self) -> None:
         self._answer()
@@ -127,13 +129,13 @@ class RunView:
 
     def _answer(self) -> None:
         if self.panel is not None:
-            if self._trainer() is None:
+            if self._run() is None:
                 self.panel.retire(GONE)
             self.panel.flush()
             if self.panel.waiting:
                 self._publisher.soon()
 
 
-def attach(trainer: JEPATrainer, *, live_plot: bool = True, control_panel: bool = True) -> RunView:
-    """Panel and curves for a trainer; `show()` displays them."""
-    return RunView(trainer, live_plot=live_plot, control_panel=control_panel)
+def attach(run: Watched, *, live_plot: bool = True, control_panel: bool = True) -> RunView:
+    """Panel and curves for a run, by its trainer or a handle; `show()` displays them."""
+    return RunView(run, live_plot=live_plot, control_panel=control_panel)

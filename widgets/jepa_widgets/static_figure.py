@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import base64
-import io
+import contextvars
 import json
 import threading
-import time
 import uuid
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.display import display, publish_display_data, update_display
 
 from jepa.figures import history_figure, to_png
 from jepa.figures.history import PANELS
+from jepa.figures.sketch import sketch
 from jepa.files import atomic_path
 from jepa.trainer import events
+from jepa.trainer.steering import Watched
 from jepa_widgets.run_curves import RunCurves
-
-if TYPE_CHECKING:
-    from jepa.trainer import JEPATrainer
-
 
 # What a notebook has room for in a window of 1280 pixels: front ends show a picture uncut only if it fits.
 PNG_WIDTH = 840
-# Together below 100 kB in a notebook: 7 curves of 200 points as JSON, and a PNG of few colours.
+PNG_HEIGHT = 480
+# Together below 100 kB in a notebook: 7 curves of 200 points as JSON, and the PNG.
 POINTS = 200
-PNG_COLOURS = 16
-# Drawing a PNG holds the interpreter for half a second, which a step in another thread waits for.
-PNG_SHARE = 0.01
 METRICS = [metric for _, metrics in PANELS for metric in metrics]
 PLOTLY = "application/vnd.plotly.v1+json"
+Points = tuple[list[int], list[float]]
 EMPTY = {"text/plain": "no step was recorded yet"}
 # Stands after the live view and the figure. A page without a kernel has no live view but the complaint about it; where
 # there is one, the style that comes with the widgets hides the figure.
@@ -43,27 +38,17 @@ WHICH_IS_SHOWN = """<div class="jepa-which-is-shown"><style>
 </style></div>"""
 
 
-def figure_bundle(figure: Any, png: str | None = None) -> dict[str, Any]:
+def figure_bundle(figure: Any) -> dict[str, Any]:
     """A plotly figure for front ends that know plotly, a PNG for all others, and text.
 
     Args:
         figure: A `plotly.graph_objects.Figure`.
-        png: The picture, base64; drawn from the figure by default.
     """
-    return {
-        PLOTLY: json.loads(figure.to_json()),
-        "image/png": _small_png(figure) if png is None else png,
-        "text/plain": "curves of the run",
-    }
+    return _bundle(json.loads(figure.to_json()), to_png(figure, width=PNG_WIDTH))
 
 
-def _small_png(figure: Any) -> str:
-    """A PNG in base64, of as many colours as curves on white need."""
-    from PIL import Image
-
-    picture, small = Image.open(io.BytesIO(to_png(figure, width=PNG_WIDTH))).convert("RGB"), io.BytesIO()
-    picture.quantize(PNG_COLOURS, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
-    return base64.b64encode(small.getvalue()).decode()
+def _bundle(figure: dict[str, Any], png: bytes) -> dict[str, Any]:
+    return {PLOTLY: figure, "image/png": base64.b64encode(png).decode(), "text/plain": "curves of the run"}
 
 
 class StaticFigure:
@@ -73,28 +58,30 @@ class StaticFigure:
     beside the live view it is hidden while that one is alive, and `renew` keeps it up to date.
 
     Args:
-        trainer: Whose run it is.
+        run: A trainer, the handle of a run, or what `jepa.attach` gave for one that trains elsewhere, whose folder
+            is left as it is.
     """
 
-    def __init__(self, trainer: JEPATrainer) -> None:
-        self._trainer = weakref.ref(trainer)
+    def __init__(self, run: Watched) -> None:
+        self._run = run.ref()
         self._taking = threading.Lock()
         self._drawing = threading.Lock()
         self._curves = RunCurves(METRICS)
         self._place = uuid.uuid4().hex
-        self._placed = False
+        self._cell: contextvars.Context | None = None  # that it was placed in: some kernels publish nothing without it
         self._changed = False  # since the figure was shown
-        self._png_lags = False
         self._bundle: dict[str, Any] = EMPTY
-        self._png: str | None = None
-        self._png_due = 0.0
-        self.load(trainer.history)
+        self._parts: Any = None  # what the figure was made of, which only its points change
+        self._made: dict[str, Any] = {}
+        steered = self._run()
+        assert steered is not None
+        self.load(steered.history)
 
     def place(self) -> None:
         """Show the figure in the present cell, right after the live view has been shown there."""
         display(self._bundle, raw=True, display_id=self._place)
         publish_display_data({"text/html": WHICH_IS_SHOWN, "text/plain": ""})
-        self._placed = True
+        self._cell = contextvars.copy_context()
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
@@ -102,8 +89,8 @@ class StaticFigure:
             with self._taking:
                 self._curves.add(event.step, event.metrics)
                 self._changed = True
-        elif isinstance(event, events.RunStarted) and (trainer := self._trainer()) is not None:
-            self.load(trainer.history)  # a checkpoint may just have brought one
+        elif isinstance(event, events.RunStarted) and (run := self._run()) is not None:
+            self.load(run.history)  # a checkpoint may just have brought one
         elif isinstance(event, events.RunEnded | events.RunFailed):
             self.complete()
 
@@ -114,53 +101,52 @@ class StaticFigure:
             self._changed = True
 
     def renew(self) -> None:
-        """Bring the figure in its place up to date; while the run trains, its PNG lags to take 1 % of the time."""
-        trainer = self._trainer()
-        if not self._placed or trainer is None:
-            return
-        at_rest = trainer.state != "running"
-        if self._changed or (at_rest and self._png_lags):
-            self._render(exact=at_rest)
+        """Bring the figure in its place up to date."""
+        run = self._run()
+        if self._cell is not None and self._changed and run is not None:
+            self._render()
 
     def complete(self) -> None:
         """Bring figure and PNG up to date, show them, and write them to the run folder."""
-        bundle, trainer = self._render(exact=True), self._trainer()
-        if bundle is None or trainer is None or trainer.run is None:
+        bundle, run = self._render(), self._run()
+        if bundle is None or run is None or run.path is None or run.is_remote:
             return
-        with atomic_path(trainer.run.path / "figures" / "curves.png") as temporary:
+        with atomic_path(run.path / "figures" / "curves.png") as temporary:
             temporary.write_bytes(base64.b64decode(bundle["image/png"]))
-        with atomic_path(trainer.run.path / "figures" / "curves.json") as temporary:
+        with atomic_path(run.path / "figures" / "curves.json") as temporary:
             temporary.write_text(json.dumps(bundle[PLOTLY]), encoding="utf-8")
 
-    def _render(self, *, exact: bool) -> dict[str, Any] | None:
+    def _render(self) -> dict[str, Any] | None:
         """Draw and show the curves; `None` if there are none."""
         with self._drawing:  # what was begun earlier must not be shown later
-            records, trainer = self._records(), self._trainer()
-            if not records or trainer is None:
+            curves, run = self._thinned(), self._run()
+            if not curves or run is None:
                 return None
-            figure = history_figure(records, title=trainer.run.name if trainer.run else None)
-            self._png_lags = not exact and time.monotonic() < self._png_due
-            if not self._png_lags:
-                self._draw(figure)
-            self._bundle = figure_bundle(figure, self._png)
-            if self._placed:
-                update_display(self._bundle, display_id=self._place, raw=True)
+            figure = self._figure(curves, run.path.name if run.path else None)
+            self._bundle = _bundle(figure, sketch(figure, PNG_WIDTH, PNG_HEIGHT))
+            if self._cell is not None:
+                self._cell.run(update_display, self._bundle, display_id=self._place, raw=True)
             else:
                 publish_display_data(self._bundle)
             return self._bundle
 
-    def _records(self) -> list[dict[str, float]]:
+    def _thinned(self) -> dict[str, Points]:
+        """Steps and values of the metrics that there are, in the order of the figure."""
         with self._taking:
             self._changed = False
-            curves = {name: curve.thinned(POINTS) for name, curve in self._curves.curves.items()}
-        rows: dict[int, dict[str, float]] = {}
-        for name, curve in curves.items():
-            for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
-                rows.setdefault(step, {"step": step})[name] = value
-        return [rows[step] for step in sorted(rows)]
+            known = self._curves.curves
+            thinned = {name: known[name].thinned(POINTS) for name in METRICS if name in known}
+        return {name: (of.steps.tolist(), of.values.tolist()) for name, of in thinned.items() if len(of.steps)}
 
-    def _draw(self, figure: Any) -> None:
-        begin = time.monotonic()
-        self._png = _small_png(figure)
-        end = time.monotonic()
-        self._png_due = end + (end - begin) / PNG_SHARE
+    def _figure(self, curves: dict[str, Points], title: str | None) -> dict[str, Any]:
+        """The JSON of the figure. Plotly makes it only when its parts change: it checks all that it is given."""
+        parts = title, tuple((name, len(steps) < 3) for name, (steps, _) in curves.items())
+        if parts != self._parts:
+            rows: dict[int, dict[str, float]] = {}
+            for name, (steps, values) in curves.items():
+                for step, value in zip(steps, values, strict=True):
+                    rows.setdefault(step, {"step": step})[name] = value
+            made = history_figure([rows[step] for step in sorted(rows)], title=title)
+            self._parts, self._made = parts, json.loads(made.to_json())
+        traces = zip(self._made["data"], curves.values(), strict=True)
+        return self._made | {"data": [trace | {"x": steps, "y": values} for trace, (steps, values) in traces]}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
-
 from ipywidgets import HTML
 
-if TYPE_CHECKING:
-    from jepa.trainer import JEPATrainer
+from jepa.trainer.status import Status
+from jepa.trainer.steering import Watched
 
 COLOURS = {
     "running": "#009E73",
@@ -17,30 +14,31 @@ COLOURS = {
     "finished": "#3B8FC7",
     "stopped": "#3B8FC7",
     "failed": "#D55E00",
+    "interrupted": "#D55E00",
 }
 
 
 class StatusLine(HTML):
-    """State, step, epoch, speed, time left and learning rate. It does not keep the trainer alive.
+    """State, step, epoch, speed, time left and learning rate. It does not keep a trainer alive.
 
     Args:
-        trainer: Whose run it is.
+        run: A trainer, the handle of a run, or what `jepa.attach` gave for one that trains elsewhere.
     """
 
-    def __init__(self, trainer: JEPATrainer) -> None:
+    def __init__(self, run: Watched) -> None:
         super().__init__()
-        self._trainer = weakref.ref(trainer)
+        self._run = run.ref()
         self.flush()
 
-    def flush(self) -> None:
-        """Show where the run is now."""
-        if (trainer := self._trainer()) is not None:
-            self.value = _status_line(trainer.status())
+    def flush(self, status: Status | None = None) -> None:
+        """Show where the run is now, or this status."""
+        if (run := self._run()) is not None:
+            self.value = _status_line(status or run.status())
 
 
-def _status_line(status: Any) -> str:
+def _status_line(status: Status) -> str:
     items = [
-        f'<b class="jepa-state" style="color:{COLOURS.get(status.state, "inherit")}">{status.state}</b>',
+        f'<b class="jepa-state" style="--jepa-state-colour:{COLOURS.get(status.state, "inherit")}">{status.state}</b>',
         f'step <b class="jepa-step-count">{status.step}</b> of {status.total_steps}',
         f"epoch {status.epoch}",
     ]

@@ -50,6 +50,11 @@ class CheckpointFolder:
         """Where the state is that the run began with."""
         return self._either("initial")
 
+    @property
+    def names(self) -> list[str]:
+        """Names of those there are: the best, the others from the newest on, the initial one."""
+        return [file.name for file in (self.best, *reversed(self.files), self.initial) if file.exists()]
+
     def file(self, step: int) -> Path:
         """Where the checkpoint of `step` is or would be."""
         return self._either(f"step-{step:08d}")
