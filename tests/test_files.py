@@ -143,6 +143,8 @@ def test_a_missing_file_has_no_lines_and_damaged_ones_are_skipped(tmp_path: Path
     assert read_lines(tmp_path / "nothing.jsonl") == []
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"a":1}\n\xff\xfe{"b"\n[1]\n\n3\n{"c":3}\n{"d":')
+    with path.open("ab") as file:
+        file.write(b"\n" + b"[" * 100_000 + b"\n" + b"1" * 10_000)
     assert read_lines(path) == [{"a": 1}, {"c": 3}]
 
 

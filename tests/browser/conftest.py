@@ -7,15 +7,38 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, writes
 
-from tests.browser.lab import browser_page, execute, jupyterlab, open_notebook
+from tests.browser.lab import browser_page, collect_errors, execute, jupyterlab, open_notebook
 
 ROOT = Path(__file__).parents[2]
 NAME = "00_quickstart.ipynb"
+CELLS = "cells.ipynb"
+# A run that takes its time: `pace` seconds a step and more.
+TRAINER = """
+import time
+import torch
+from jepa import JEPA, Encoder, Predictor, create_trainer
+from jepa.data import make_loader
+from jepa.trainer import Callback
+
+pace = 0.02
+
+class Slow(Callback):
+    def on_step_ended(self, trainer, event):
+        time.sleep(pace)
+
+states = torch.randn(256, 4)
+loader = make_loader((states, states.roll(1, 1)), batch_size=16)
+model = JEPA(Encoder(8, 4, depth=1), Predictor(8, depth=1))
+trainer = create_trainer(model, run="shown", log_every=20, callbacks=[Slow()])
+run = trainer.start(loader, max_steps=100_000)
+"""
 KERNEL_CODE = """async code => {
     const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
     const future = kernel.requestExecute({ code, store_history: false });
@@ -48,6 +71,21 @@ class Lab:
         parameters["source"] = re.sub(r"num_epochs = \d+", f"num_epochs = {num_epochs}", source)
         (self.folder / NAME).write_text(json.dumps(notebook), encoding="utf-8")
         open_notebook(self.page, self.address, NAME)
+
+    def open_cells(self, *sources: str, kernel_name: str = "python3") -> None:
+        """Open a notebook of these cells."""
+        kernel = {"name": kernel_name, "display_name": "Python 3", "language": "python"}
+        notebook = new_notebook(cells=[new_code_cell(one) for one in sources], metadata={"kernelspec": kernel})
+        (self.folder / CELLS).write_text(writes(notebook), encoding="utf-8")
+        open_notebook(self.page, self.address, CELLS)
+
+    @contextmanager
+    def another_page(self, name: str) -> Iterator[Lab]:
+        """The notebook of `open_cells` in one more page, as another browser would show it."""
+        address = self.address.replace("/workspaces/", f"/workspaces/{name}-")
+        with self.page.context.browser.new_page(viewport=self.page.viewport_size) as page:
+            collect_errors(page).goto(address.format(path=CELLS))
+            yield Lab(page, address, self.folder)
 
     def run_all(self) -> None:
         execute(self.page, "notebook:run-all-cells")
@@ -170,7 +208,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 def lab(server: tuple[str, Path], request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A fresh page and an empty folder of its own."""
     address, root = server
-    folder = root / request.node.name
+    folder = root / re.sub(r"\W+", "-", request.node.name)  # names of parameters do not belong in an address
     folder.mkdir()
     with browser_page() as page:
         page.on("dialog", lambda dialog: dialog.accept())

@@ -48,6 +48,7 @@ def jupyterlab(folder: Path, *, dark: bool = False) -> Iterator[str]:
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
         f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     _settle(private / "config", "JupyterLab Dark" if dark else "JupyterLab Light")
@@ -94,14 +95,26 @@ def browser_page(width: int = 1280, height: int = 1000) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_ARGUMENTS)
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.errors = []
-        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
         try:
-            yield page
+            yield collect_errors(browser.new_page(viewport={"width": width, "height": height}))
         finally:
             browser.close()
+
+
+def collect_errors(page: Any) -> Any:
+    """Keep in `page.errors` what a page's console reports as errors."""
+    page.errors = []
+
+    def take(message: Any) -> None:
+        address = message.location.get("url", "")
+        if message.type == "error" and not address.endswith(
+            ".woff2"
+        ):  # a server of Lab and Notebook mixes up its fonts
+            page.errors.append(f"{message.text} ({address})")
+
+    page.on("console", take)
+    page.on("pageerror", lambda error: page.errors.append(error.stack or str(error)))
+    return page
 
 
 def open_notebook(page: Any, address: str, name: str) -> None:

@@ -52,6 +52,7 @@ def edit(step, old, new):
     result = {{"name": "learning_rate", "old": old, "new": new, "mode": "scale"}}
     return events.CommandApplied(step, 0, {{"type": "Set", "name": "learning_rate", "value": new}}, "panel", result)
 plot(edit(400_000, 1e-3, 5e-4))
+plot(edit(400_000, 5e-4, 4e-4))
 plot.flush()
 plot
 """
@@ -113,6 +114,8 @@ def test_a_million_points_are_watched_zoomed_smoothed_folded_and_survive_a_reloa
     assert 9 in trace(page, "loss", "y"), "the peak is lost"
     assert len(trace(page, "loss", "x")) <= 280
     assert trace(page, "commands", "x") == [400_000]
+    (text,) = trace(page, "commands", "text")
+    assert text.startswith("learning_rate: 0.001 to 0.0005<br>learning_rate: 0.0005 to 0.0004<br>epoch 8")
     assert trace(page, "invariance", "x") is None, "a folded group is not sent"
 
     lag = page.evaluate(LAG)
