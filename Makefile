@@ -54,10 +54,10 @@ test: $(READY)  ## everything that is checked, in under 25 minutes
 	@echo "== unit tests and doctests"
 	@$(FAST) -n 2 --dist loadfile -m "$(UNIT)" tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules jepa
-	@echo "== several processes, long runs"
-	@$(FAST) -n 2 --dist loadfile -m "(slow or distributed) and not (browser or benchmark or full)" tests
-	@echo "== browser, benchmarks: alone"
-	@$(FAST) -m "(browser or benchmark) and not full" tests
+	@echo "== several processes, long runs, browsers"
+	@$(FAST) -n 2 --dist loadfile -m "(slow or distributed or browser) and not (benchmark or full)" tests
+	@echo "== benchmarks: alone"
+	@$(FAST) -m "benchmark and not full" tests
 
 test-full: test  ## also the long matrices; writes the tables under docs/
 	@JEPA_WRITE_TABLES=1 $(FAST) -m "full or benchmark" tests

@@ -107,6 +107,7 @@ def click(page: Any, selector: str) -> None:
     page.locator(f".jepa-live-plot {selector}").click()
 
 
+@pytest.mark.benchmark
 def test_a_million_points_are_watched_zoomed_smoothed_folded_and_survive_a_reload(lab: Lab) -> None:
     page = lab.page
     show(page, lab.address, lab.folder)
