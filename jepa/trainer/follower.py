@@ -13,6 +13,7 @@ from jepa.files import open_regular, parse_lines
 from jepa.trainer import events
 from jepa.trainer.events import Sink
 from jepa.trainer.run import metrics_of
+from jepa.trainer.status import LIVE
 
 if TYPE_CHECKING:
     from jepa.trainer.remote import RemoteRun
@@ -55,7 +56,7 @@ def _is_placed(line: Line) -> bool:
 
 
 class Follower:
-    """Tells a sink what a run records, from a thread of its own, until it is closed or the sink fails.
+    """Tells a sink what a run records, from a thread of its own, until it is closed, the run ends or the sink fails.
 
     Args:
         run: Followed into its forks.
@@ -70,14 +71,25 @@ class Follower:
         self._folder = run.path
         self._tails = self._open()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name=f"jepa-follow-{run.name}", daemon=True)
-        self._thread.start()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Follow, or go on with it from where the run seemed to have ended."""
+        with self._starting:
+            if not self._closing.is_set() and (self._thread is None or not self._thread.is_alive()):
+                name = f"jepa-follow-{self._folder.name}"
+                self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """Tell what is there by now, and no more."""
-        self._closing.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        with self._starting:
+            self._closing.set()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     def _open(self, *, from_start: bool = False) -> list[Tail]:
         names = ("journal.jsonl", "metrics/train.jsonl")
@@ -85,11 +97,15 @@ class Follower:
 
     def _follow(self) -> None:
         try:
-            while not self._closing.wait(LOOK_SECONDS):
+            while not self._closing.wait(LOOK_SECONDS) and not self._has_ended():
                 self._tell()
             self._tell()
         except Exception as error:  # the sink's, in a thread that has nobody to raise to
+            self._closing.set()
             logger.warning("%r failed (%r) and gets no more events", self.sink, error)
+
+    def _has_ended(self) -> bool:
+        return self._state not in LIVE and self._run.ended
 
     def _tell(self) -> None:
         status = self._run.status()  # before the lines, so that the last of them are told before the end is

@@ -53,8 +53,8 @@ class Inspection:
         sample_losses: (B,) what each sample has of the term `sample_term`; part `"samples"`.
         sample_term: Which term this is: statistics of the whole batch are nobody's own.
         modules: The tree of modules with norms of parameters, gradients and updates; part `"model"`. Gradients are
-            those of the loss of the last batch of this process, with the masks or views it was trained with, at the
-            present weights and before clipping.
+            those of the loss of the last batch of this process, with the masks or views it was trained with (unless
+            their scales were changed since), at the present weights and before clipping.
         dead_units: Share of hidden units that no sample activates, by MLP; part `"model"`.
         attention: Queries and keys of the first samples, by block; part `"attention"`.
         missing: Why a part that was asked for is not there, or not whole, by its name.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIVE_TRAINERS: weakref.WeakSet[JEPATrainer] = weakref.WeakSet()
-EXIT_SECONDS = 60.0
+EXIT_SECONDS = PATIENCE_SECONDS = 60.0  # to end with a checkpoint
 
 
 @atexit.register
@@ -30,15 +30,14 @@ def _stop_all() -> None:
             logger.warning("the process ends although its run is still %s at step %d", trainer.state, trainer.step)
 
 
-def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = False) -> None:
+def take_over(trainer: JEPATrainer, timeout: float = PATIENCE_SECONDS, *, at_start: bool = False) -> None:
     """Stop, with a checkpoint, a live run of this process that trains the same model or writes the same folder.
 
     Other live runs are left alone; unless `at_start`, when it was said before, a warning says that they share the
     processor.
     """
     for other in list(LIVE_TRAINERS):
-        if other is trainer:  # its last run has ended, and is still putting its things away
-            _wait_for_end(other, timeout)
+        if other is trainer:
             continue
         same_model = not set(map(id, other.objective.parameters())).isdisjoint(map(id, trainer.objective.parameters()))
         same_folder = trainer.run is not None and other.run is not None and trainer.run.path == other.run.path
@@ -51,7 +50,7 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
                 )
             continue
         other.control.submit(Stop(), source="handle")
-        _wait_for_end(other, timeout)
+        wait_for_end(other, timeout)
         if other.view is not None:
             other.view.close()
             other.view = None
@@ -61,6 +60,11 @@ def take_over(trainer: JEPATrainer, timeout: float = 60.0, *, at_start: bool = F
         )
 
 
-def _wait_for_end(trainer: JEPATrainer, timeout: float) -> None:
+def wait_for_end(trainer: JEPATrainer, timeout: float = PATIENCE_SECONDS) -> None:
+    """Wait until a run has ended and put all its things away.
+
+    Raises:
+        RuntimeError: It takes longer.
+    """
     if not trainer.ended.wait(timeout):
         raise RuntimeError(f"the run that trains this model did not stop within {timeout:g} s; stop it first")

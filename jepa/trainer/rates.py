@@ -14,7 +14,7 @@ from jepa.config.schema import TrainerConfig, unknown_key_error
 from jepa.objectives.base import HyperParameter, Objective
 from jepa.trainer.control import Mode
 from jepa.trainer.numbers import Number
-from jepa.trainer.schedules import Adjustable, Schedule, constant, cosine, linear, warmup_cosine
+from jepa.trainer.schedules import UNEDITED, Adjustable, Schedule, constant, cosine, linear, warmup_cosine
 
 LEARNING_RATE = HyperParameter(1e-3, 0.0, 1e3, "per step")
 WEIGHT_DECAY = HyperParameter(0.05, 0.0, 1e3, "decoupled")
@@ -181,6 +181,8 @@ class Rates:
         self.hyper: dict[str, Tensor] = {
             name: torch.tensor(spec.default, device=device) for name, spec in objective.hyper_parameters.items()
         }
+        if objective.view_parameters:
+            self._set_views(0)  # another trainer may have left edits of its own there
 
     def _declare(self, objective: Objective) -> dict[str, Adjustable]:
         table: dict[str, Adjustable] = {}
@@ -307,7 +309,7 @@ class Rates:
         """Everything that can be edited, with how it goes on and how it may go on."""
         courses = self.courses()
         return {
-            name: Number(spec, value, courses[name], self._modes(name, spec))
+            name: Number(spec, value, courses[name], self._modes(name, spec), name in self._objective.view_parameters)
             for name, (spec, value) in self.values(step).items()
         }
 
@@ -405,9 +407,8 @@ class Rates:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Apply the edits of a checkpoint."""
         self._applied_decay = None
-        for name, kept in state.items():
-            if name in self._adjustable:
-                self._adjustable[name].load_state_dict(kept)
+        for name, adjustable in self._adjustable.items():
+            adjustable.load_state_dict(state.get(name, UNEDITED))  # older checkpoints know fewer names
         for name, tensor in self.hyper.items():
             tensor.fill_(self._adjustable[name](0))
         if self._objective.view_parameters:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
@@ -36,6 +38,7 @@ ELSEWHERE = {
 }
 GENERATIONS = 20  # of forks of forks whose records are read
 LISTEN_SECONDS = 5.0  # that a run which begins, or moves into a fork, may take to listen
+SHOWN: weakref.WeakSet[RemoteRun] = weakref.WeakSet()  # the handles that have a view
 
 
 def attach(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "runs") -> RemoteRun:
@@ -80,6 +83,7 @@ class RemoteRun(SteeredRun):
         listening = self._mailbox.session()
         # What has moved away by now is another run: this handle is to the one of this folder.
         self._session: str | None = None if listening.get("moved_to") else listening.get("id")
+        self._moving = threading.Lock()
         self._followers: list[Follower] = []
         self._view: View | None = None
 
@@ -115,6 +119,9 @@ class RemoteRun(SteeredRun):
     def status(self) -> Status:
         """Where the run is; its state is `interrupted` if its process is gone and has not said so."""
         summary = self._summary()
+        if summary.is_live:
+            for follower in list(self._followers):
+                follower.start()
         told = _told(summary.path)
         numbers = {key: value for key, value in told.items() if isinstance(value, int | float) and abs(value) < 1e18}
         return Status(
@@ -150,14 +157,26 @@ class RemoteRun(SteeredRun):
     def show(self) -> None:
         """Show panel and chart of this run in the present cell, as in its own notebook.
 
+        A view of the same run that another handle of this process shows is closed: a cell may be run again.
+
         Raises:
             RuntimeError: This process is no notebook.
             ImportError: The widgets are not installed.
         """
         from jepa.trainer.create import view_of  # which knows widgets
 
-        self._view = self._view or view_of(self)
+        if self._view is None:
+            self._view = view_of(self)
+            for other in [one for one in SHOWN if one is not self and one.path == self.path]:
+                other._close_view()
+            SHOWN.add(self)
         self._view.show()
+
+    def _close_view(self) -> None:
+        SHOWN.discard(self)
+        if self._view is not None:
+            self._view.close()
+            self._view = None
 
     def raise_failure(self) -> None:
         """Raise what ended the run, as a RuntimeError, if it failed."""
@@ -195,7 +214,8 @@ class RemoteRun(SteeredRun):
         """Send what the run records from now on to `sink`, as events, from a thread of this process.
 
         There are `RunStarted`, `MetricsLogged`, `Evaluated`, `EpochEnded`, `CheckpointSaved`, `CommandApplied`,
-        `StateChanged`, `RunEnded` and `RunFailed`; a second or so after they happened.
+        `StateChanged`, `RunEnded` and `RunFailed`; a second or so after they happened. The thread ends with the run;
+        should that go on in the same folder, so does the thread, when the handle is next asked for the run's status.
         """
         self._followers.append(Follower(self, sink))
 
@@ -210,17 +230,18 @@ class RemoteRun(SteeredRun):
 
     def _follow(self) -> str | None:
         """Go where the run went on by a fork; returns the session that listens there."""
-        session = self._mailbox.session()
-        moved_to = session.get("moved_to")
-        if moved_to and session["id"] == self._session:
-            found = moved(self._mailbox, moved_to)
-            if found is not None:
-                self._mailbox = found
-                session = found.session()
-        elif moved_to:
-            return None  # it went on elsewhere before this handle knew it
-        self._session = session.get("id") or self._session
-        return session.get("id")
+        with self._moving:  # folder and session change together, for the threads of cells, views and followers
+            session = self._mailbox.session()
+            moved_to = session.get("moved_to")
+            if moved_to and session["id"] == self._session:
+                found = moved(self._mailbox, moved_to)
+                if found is not None:
+                    self._mailbox = found
+                    session = found.session()
+            elif moved_to:
+                return None  # it went on elsewhere before this handle knew it
+            self._session = session.get("id") or self._session
+            return session.get("id")
 
 
 class RemoteTicket(Ticket):
@@ -334,7 +355,7 @@ def _read_way(
     if counting and generations:
         _read_parent(history, folder, counting[0], end, generations - 1)
     ends = [line["step"] for line in counting[1:]] + [end]
-    last = {line["segment"]: end for line, end in zip(counting, ends, strict=True)}
+    last = {line["segment"]: until for line, until in zip(counting, ends, strict=True)}
     for record in read_lines(folder / "metrics" / "train.jsonl"):
         if _is_placed(record) and record["step"] <= last.get(record["segment"], -1):
             history.append(record["step"], metrics_of(record), moment_of(record))

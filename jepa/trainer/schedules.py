@@ -65,6 +65,9 @@ class Onward(NamedTuple):
     total_steps: int
 
 
+UNEDITED: dict[str, Any] = {"scale": 1.0, "held": None, "onward": None}
+
+
 class Adjustable:
     """A scheduled value that may be edited while training.
 

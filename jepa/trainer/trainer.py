@@ -44,7 +44,7 @@ from jepa.trainer.history import History
 from jepa.trainer.inbox import Inbox
 from jepa.trainer.lineage import Lineage
 from jepa.trainer.listeners import Listeners
-from jepa.trainer.live import LIVE_TRAINERS, take_over
+from jepa.trainer.live import LIVE_TRAINERS, take_over, wait_for_end
 from jepa.trainer.memory import advise_on_memory
 from jepa.trainer.numbers import Number
 from jepa.trainer.rates import Rates
@@ -429,6 +429,7 @@ class JEPATrainer:
         """Check everything that can go wrong and plan the run, in the caller's thread, before any work is done."""
         with self._lifecycle:
             self._check_idle("start it again")
+            self._wait_until_put_away()
             take_over(self, at_start=True)
             if val_loader is not None:
                 self.val_loader = val_loader
@@ -478,6 +479,12 @@ class JEPATrainer:
                 f"{name} is {self.state} at step {self.step}: cannot {wish}. "
                 "Stop it first (run.stop(), or the panel's Stop), or wait for its end (await run)"
             )
+
+    def _wait_until_put_away(self) -> None:
+        """The last run says that it has ended before all of it is put away, which would take down the next one."""
+        if not self.ended.is_set() and self._thread_id == threading.get_ident():
+            raise RuntimeError("a callback cannot start the run that it is the end of: start it after run.wait()")
+        wait_for_end(self)
 
     def _continue_run(self, size: DataSize | None) -> None:
         if self.run is not None:
@@ -546,15 +553,16 @@ class JEPATrainer:
     # ------------------------------------------------------------------ the loop
 
     def _loop_in_thread(self) -> None:
-        self.turns.begin()
         try:
-            self._loop()
+            self._loop(in_background=True)
         except BaseException:  # kept for the handle and shown by the panel; a thread has nobody to raise to
             logger.debug("training thread ended", exc_info=True)
 
-    def _loop(self) -> None:
+    def _loop(self, *, in_background: bool = False) -> None:
         self._thread_id = threading.get_ident()
         try:
+            if in_background:
+                self.turns.begin()
             with torch.enable_grad():
                 self._begin()
                 while self.step < self.total_steps and not self.gate.stopping:

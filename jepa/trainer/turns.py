@@ -69,5 +69,5 @@ class ShortTurns:
 
 def _wake_in_time() -> None:
     """Linux lets a thread that waits sleep 50 us longer than asked for, which would be most of the wait here."""
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         Path(f"/proc/{threading.get_native_id()}/timerslack_ns").write_text(str(SLACK_NANOSECONDS))

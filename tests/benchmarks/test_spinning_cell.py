@@ -23,7 +23,7 @@ from jepa.trainer.turns import TURN_SECONDS
 
 TURN, ROUNDS, TRIES = 0.35, 6, 3
 PYTHONS = 5e-3  # seconds
-ENOUGH = 30  # steps; 90 where nothing else runs
+ENOUGH = 70  # steps; 90 where nothing else runs, and beside louder neighbours nothing can be told
 Report = Callable[[str, str, list[str], list[list[str]]], None]
 
 

@@ -562,3 +562,40 @@ run.set("learning_rate", 1e-5).result(30)
     assert status["state"] == "stopped"
     newest = sorted((tmp_path / "runs" / "a" / "checkpoints").glob("step-*.pt"))[-1]
     assert newest.name == f"step-{status['step']:08d}.pt"
+
+
+def test_a_start_waits_until_the_last_run_is_put_away(
+    make_trainer: MakeTrainer, loader: MemoryLoader, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    trainer = make_trainer(run="again")
+    slow, close = threading.Event(), trainer.saver.close
+
+    def close_slowly() -> None:
+        slow.wait(30)
+        close()
+
+    monkeypatch.setattr(trainer.saver, "close", close_slowly)
+    trainer.start(loader, max_steps=2, wait=False)
+    wait_until(lambda: trainer.state == "finished")
+    threading.Timer(0.2, slow.set).start()
+    run = trainer.start(loader, max_steps=10**6, wait=False)  # as a click does that comes with the word "finished"
+    assert slow.is_set(), "it did not wait"
+    run.pause().result(30)
+    assert not trainer.ended.is_set()
+    assert trainer.run is not None
+    assert trainer.run.is_open
+    assert (trainer.run.path / "control" / "session.json").exists()
+    run.stop().result(30)
+
+
+def test_a_callback_cannot_start_the_run_that_it_is_the_end_of(make_trainer: MakeTrainer, loader: MemoryLoader) -> None:
+    said: list[str] = []
+
+    class Again(Callback):
+        def on_run_ended(self, trainer: JEPATrainer, event: events.RunEnded) -> None:
+            with pytest.raises(RuntimeError, match="a callback cannot start the run") as raised:
+                trainer.start(loader, max_steps=4, wait=False)
+            said.append(str(raised.value))
+
+    make_trainer(callbacks=[Again()]).start(loader, max_steps=2, wait=False).wait(30)
+    assert said

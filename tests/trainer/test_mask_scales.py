@@ -173,3 +173,23 @@ def test_ranks_draw_their_rows_of_the_same_masks(make_ijepa: MakeTrainer, images
         rows = slice(4 * rank, 4 * rank + 4)
         part = objective.views(images[rows], Draw(0, 3, rank, 2))
         assert all(torch.equal(part[name], whole[name][rows]) for name in ("context_mask", "target_mask"))
+
+
+def test_another_trainer_of_the_same_objective_draws_what_it_says(
+    make_ijepa: MakeTrainer, make_trainer: MakeTrainer, data: MemoryLoader
+) -> None:
+    first = make_ijepa({2: [Set("target_scale_max", 0.6, "hold")]})
+    first.train(data, max_steps=4)
+    assert first.objective.masks.target_scale == (0.1, 0.6)  # type: ignore[attr-defined]
+    second = make_trainer(first.objective)
+    assert scales(second)["target_scale_max"] == 0.2
+    assert second.objective.masks.target_scale == (0.1, 0.2)  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_from_before_these_numbers_undoes_their_edits(make_ijepa: MakeTrainer, data: MemoryLoader) -> None:
+    trainer = make_ijepa({2: [Set("target_scale_max", 0.6, "hold")]})
+    old = {name: kept for name, kept in trainer.rates.state_dict().items() if "scale" not in name}
+    trainer.train(data, max_steps=4)
+    trainer.rates.load_state_dict(old)
+    assert scales(trainer)["target_scale_max"] == 0.2
+    assert trainer.objective.masks.target_scale == (0.1, 0.2)  # type: ignore[attr-defined]

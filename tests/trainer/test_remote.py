@@ -404,6 +404,52 @@ def test_a_sink_that_fails_ends_its_own_follower_only(
     wait_until(lambda: not any(thread.name == "jepa-follow-near" for thread in threading.enumerate()))
 
 
+def test_a_follower_ends_with_the_run_and_goes_on_with_it(
+    live: JEPATrainer, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    run = jepa.attach(tmp_path / "runs" / "near")
+    told: list[events.Event] = []
+    run.subscribe(told.append)
+    run.stop().result(SECONDS)
+    wait_until(lambda: not any(thread.name == "jepa-follow-near" for thread in threading.enumerate()))
+    assert any(isinstance(event, events.RunEnded) for event in told)
+    step = live.step
+    live.restart().step(2).result(SECONDS)
+    wait_until(lambda: live.state == "paused" and run.state == "paused")
+    wait_until(lambda: any(isinstance(event, events.MetricsLogged) and event.step == live.step for event in told))
+    assert live.step > step
+    run.unsubscribe(told.append)
+    assert not any(thread.name == "jepa-follow-near" for thread in threading.enumerate())
+
+
+def test_a_thread_that_looks_slowly_does_not_undo_what_another_one_has_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, child = (Mailbox(tmp_path / name) for name in ("parent", "child"))
+    for mailbox in (parent, child):
+        mailbox.run.mkdir()
+    parent.open("first part")
+    run = RemoteRun(parent.run)
+    session, seen = run._mailbox.session, threading.Event()
+    other = threading.Thread(target=lambda: (run._follow(), seen.set()))
+
+    def read_slowly() -> dict[str, Any]:
+        found = session()
+        if threading.current_thread() is not other:
+            parent.open("second part")
+            other.start()
+            seen.wait(0.3)  # in vain: the other one waits for this one
+        return found
+
+    monkeypatch.setattr(run._mailbox, "session", read_slowly)
+    run._follow()
+    other.join(SECONDS)
+    monkeypatch.undo()
+    child.open("second part")
+    parent.leave("second part", "child")
+    assert run.name == "child"
+
+
 def test_every_verb_comes_back_from_its_data() -> None:
     data = {"type": "Set", "name": "learning_rate", "value": 1, "mode": "hold"}
     assert parse_command(data).as_data() == {**data, "value": 1.0}

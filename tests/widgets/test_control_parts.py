@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jepa_widgets import Answers, CheckpointList, HyperParameters, RunButtons, StatusLine
 
+import jepa
 from jepa.data.memory import MemoryLoader
-from jepa.trainer import JEPATrainer, RunHandle, events
+from jepa.files import FileLock
+from jepa.models import JEPA, Encoder, MaskedPredictor, Predictor, VideoTokenizer
+from jepa.objectives import VJEPA, StatePair
+from jepa.objectives.base import HyperParameter
+from jepa.trainer import JEPATrainer, RemoteRun, RunHandle, control, create_trainer, events
+from jepa.trainer.steering import SteeredRun
 
 MakeTrainer = Callable[..., JEPATrainer]
 WaitUntil = Callable[[Callable[[], Any]], None]
@@ -56,9 +64,14 @@ def test_answers_show_what_was_done_and_a_traceback() -> None:
     answers(events.CommandApplied(3, 0, {"type": "Rewind", "checkpoint": "initial.pt"}, "panel", error="not there"))
     answers.flush()
     assert "last checkpoint: step 6" in answers.line.value
-    answers(events.CommandApplied(3, 0, {"type": "Rewind", "checkpoint": 3}, "panel"))
+    back = {"path": "runs/a/checkpoints/step-00000003.pt"}
+    answers(events.CommandApplied(3, 0, {"type": "Rewind", "checkpoint": 3}, "panel", back))
     answers.flush()
     assert "last checkpoint" not in answers.line.value
+    assert "back at step-00000003.pt, what was set since then is undone" in answers.line.value
+    answers(events.CommandApplied(3, 0, {"type": "Fork", "name": "b"}, "panel", {"path": "runs/b"}))
+    answers.flush()
+    assert "Fork took effect: goes on in b, the run it came from stays" in answers.line.value
     answers(events.CommandApplied(7, 0, {"type": "Pause"}, "panel"))
     answers(events.RunFailed(7, 0, ValueError("<x>"), "Traceback\nValueError: <x>"))
     answers.flush()
@@ -150,6 +163,91 @@ def test_a_run_branches_off_under_the_name_in_the_field(trainer: JEPATrainer, wa
     assert trainer.step == 0
     parts.fork("initial.pt", "branch")
     assert "there is already a run 'branch'" in flushed(parts, wait_until).error
+
+
+def test_what_decides_the_views_is_folded_whatever_it_is_called() -> None:
+    tokenizer = VideoTokenizer(4, 8, 2, channels=1)
+    predictor = MaskedPredictor(8, tokenizer.grid, depth=1, num_mask_tokens=2)
+    video = VJEPA(JEPA(Encoder(8, depth=1, tokenizer=tokenizer), predictor))
+    pair = StatePair(JEPA(Encoder(8, 4, depth=1), Predictor(8, depth=1)))
+    pair.hyper_parameters = {**pair.hyper_parameters, "margin_max": HyperParameter(1.0, 0.0, 2.0)}
+    folded = {
+        row["name"]: row["folded"]
+        for objective in (video, pair)
+        for row in HyperParameters(create_trainer(objective, run=False)).rows
+    }
+    assert {name for name, away in folded.items() if away} == set(video.view_parameters)
+    assert "spatial_scale_0" in video.view_parameters
+    assert folded["margin_max"] is False
+
+
+def test_the_table_stays_while_a_run_elsewhere_cannot_be_read(trainer: JEPATrainer) -> None:
+    table, before = HyperParameters(run := jepa.attach(trainer.run.path)), RunHandle(trainer).numbers()
+    trainer.run.status_path.write_text("{torn")
+    table.flush()
+    assert run.numbers() == {}
+    assert [row["name"] for row in table.rows] == list(table.values) == list(table.courses) == list(before)
+
+
+def test_checkpoints_are_listed_when_their_folder_has_changed(
+    trainer: JEPATrainer, run: RunHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[SteeredRun] = []
+    monkeypatch.setattr(RunHandle, "checkpoint_files", lambda run: (listed.append(run), list_files(run))[1])
+    list_files, folder = SteeredRun.checkpoint_files, trainer.run.checkpoints.path
+    os.utime(folder, (0, 0))
+    parts = CheckpointList(trainer)
+    for _ in range(3):
+        parts.flush()
+    assert len(listed) == 1
+    os.utime(folder)  # what changes right after it may bear the same time
+    for _ in range(3):
+        parts.flush()
+    assert len(listed) == 4
+    os.utime(folder, (0, 0))
+    parts.flush()
+    run.step(1).result(10)
+    run.checkpoint().result(10)
+    parts.flush()
+    assert parts.files == run.checkpoint_files()
+    assert parts.files[0] == trainer.last_checkpoint.name
+
+
+def test_a_look_that_nobody_asked_for_comes_too_late_in_silence(make_trainer: MakeTrainer) -> None:
+    buttons = RunButtons(make_trainer())
+    buttons.ask(control.Glance())
+    buttons.flush()
+    assert (buttons.waiting, buttons.error) == (False, "")
+    buttons.ask(control.Inspect())
+    buttons.flush()
+    assert "came too late" in buttons.error
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[tuple[RemoteRun, FileLock]]:
+    """A run elsewhere that listens and never answers, and the lock whose end is that of its process."""
+    folder = tmp_path / "far"
+    (folder / "control" / "answers").mkdir(parents=True)
+    (folder / "control" / "session.json").write_text(json.dumps({"id": "one", "moved_to": None}))
+    (folder / "status.json").write_text(json.dumps({"state": "running", "step": 3, "pid": 4711, "host": "elsewhere"}))
+    lock = FileLock(folder / ".lock")
+    assert lock.acquire()
+    yield jepa.attach(folder), lock
+    lock.release()
+
+
+def test_what_was_asked_of_a_process_that_is_gone_is_taken_back(
+    far: tuple[RemoteRun, FileLock], monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr("jepa.trainer.remote.ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr("jepa.trainer.remote.SILENT_SECONDS", 0.1)
+    run, lock = far
+    buttons = RunButtons(run)
+    buttons.press("pause")
+    assert buttons.waiting
+    lock.release()
+    assert "Pause() came too late: process 4711 on elsewhere is gone" in flushed(buttons, wait_until).error
+    assert [path.name for path in run.path.glob("control/*.json")] == ["session.json"]
 
 
 @pytest.mark.parametrize("make", [RunButtons, HyperParameters, CheckpointList])

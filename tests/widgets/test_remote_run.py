@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from jepa_widgets import CheckpointList, ControlPanel, HyperParameters, LivePlot
 import jepa
 from jepa.data.memory import MemoryLoader
 from jepa.files import read_lines
-from jepa.trainer import JEPATrainer, RemoteRun, events
+from jepa.trainer import History, JEPATrainer, RemoteRun, events
+from jepa.trainer.remote import read_history
 
 MakeTrainer = Callable[..., JEPATrainer]
 WaitUntil = Callable[[Callable[[], Any]], None]
@@ -170,6 +172,97 @@ def test_numbers_that_are_not_to_be_understood_are_not_shown(near: RemoteRun, nu
     table = HyperParameters(near)
     assert table.rows == []
     assert near.state == "paused"
+
+
+def assert_shows_once(view: RunView, steps: list[int]) -> None:
+    """Chart and figure show each step once, and nothing as given up."""
+    assert view.plot is not None
+    assert view.static is not None
+    own = view.plot._runs["this run"]
+    assert own.curves["loss"].thinned(1000).steps.tolist() == steps
+    assert view.static._thinned()["loss"][0] == steps
+    assert (own.old, view.static._curves.old) == ({}, {})
+
+
+@pytest.fixture
+def view(near: RemoteRun) -> Iterator[RunView]:
+    """Of a run of this process, as another one has it."""
+    view = RunView(near)
+    yield view
+    view.close()
+
+
+def test_a_chart_that_follows_into_a_fork_gives_up_nothing(
+    near: RemoteRun, view: RunView, wait_until: WaitUntil
+) -> None:
+    assert view.plot is not None
+    assert view.static is not None
+    with view.static.taking:  # the child's first records are read with the history, and told after it
+        near.fork("child").result(20)
+        near.step(8).result(20)  # the end of an epoch is among them
+        wait_until(lambda: near.state == "paused" and near.history.last_step == near.status().step >= 8)
+    steps = near.history.steps("loss")
+    own = view.plot._runs["this run"]
+    wait_until(lambda: own.last == view.static._curves.last == steps[-1])
+    for sink in (view, view.static):
+        near.unsubscribe(sink)  # once it has told what there is
+    assert_shows_once(view, steps)
+
+
+def test_what_is_recorded_while_a_view_is_made_is_shown_once(
+    near: RemoteRun, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_late(folder: Path) -> History:
+        then = near.status().step
+        near.step(5).result(20)
+        wait_until(lambda: near.state == "paused" and read_history(folder).last_step == then + 5)
+        return read_history(folder)
+
+    monkeypatch.setattr("jepa.trainer.remote.read_history", read_late)
+    view = RunView(near)
+    monkeypatch.undo()
+    for sink in (view, view.static):
+        near.unsubscribe(sink)
+    assert_shows_once(view, near.history.steps("loss"))
+    view.close()
+
+
+def test_a_view_made_later_shows_going_back_as_such(near: RemoteRun, wait_until: WaitUntil) -> None:
+    near.step(5).result(20)
+    wait_until(lambda: near.state == "paused" and near.history.last_step >= 5)
+    view: Any = RunView(near)
+    near.rewind("initial.pt").result(20)
+    near.step(2).result(20)
+    own = view.plot._runs["this run"]
+    wait_until(lambda: own.last == view.static._curves.last == 2)
+    assert len(own.old["loss"]) == len(view.static._curves.old["loss"]) == 1
+    view.close()
+
+
+def test_a_cell_that_is_run_again_leaves_nothing_behind(
+    near: RemoteRun, displayed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    def threads() -> int:
+        names = (thread.name for thread in threading.enumerate())
+        return sum(name.startswith(("jepa-follow", "jepa-publisher")) for name in names)
+
+    monkeypatch.setattr("jepa.trainer.create.where", lambda: "frontend")
+    before = threads()
+    near.show()
+    first: Any = near._view
+    count = threads()
+    assert count == before + 4, "two that follow, and two that show"
+    for _ in range(3):
+        run = jepa.attach(near.path)
+        run.show()
+    assert threads() == count
+    assert near._view is None
+    assert "shown by a newer view" in first.panel.answers.line.value
+    last: Any = run._view
+    run.show()
+    assert run._view is last
+    last.close()
+    assert threads() == before
 
 
 def test_a_chart_alone_follows_a_remote_run(near: RemoteRun, wait_until: WaitUntil) -> None:

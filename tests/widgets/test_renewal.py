@@ -44,6 +44,13 @@ def test_it_is_never_due_while_nothing_trains_or_a_run_ends(state: str) -> None:
     assert not renewal.is_due(at(state, 3))
 
 
+def test_batch_and_journal_are_each_looked_at_once_a_pause() -> None:
+    renewal = Renewal()
+    assert renewal.is_due(at("paused", 4))
+    renewal.took(4, 0.1)
+    assert [renewal.is_due(at("paused", 4), what) for what in ("journal", "journal", "batch")] == [True, False, False]
+
+
 def test_while_the_run_trains_it_waits_until_the_last_look_is_paid_for() -> None:
     now = [100.0]
     renewal = Renewal(InspectionBudget(clock=lambda: now[0]))
@@ -84,6 +91,33 @@ def test_an_open_inspector_is_renewed_at_each_pause_and_nobody_else_hears_of_it(
     assert trainer.run is not None
     lines = [line for line in read_lines(trainer.run.journal_path) if line["event"] == "CommandApplied"]
     assert [line["command"]["type"] for line in lines] == ["Pause", "Inspect", "Step", "Step"]
+
+
+def test_what_is_not_seen_is_not_looked_at(
+    make_trainer: MakeTrainer, loader: MemoryLoader, wait_until: WaitUntil
+) -> None:
+    trainer = make_trainer()
+    run = trainer.start(loader, max_steps=10**6, wait=False)
+    run.step(1).result(20)
+    wait_until(lambda: trainer.state == "paused")
+    panel, held = ControlPanel(trainer), trainer.step
+    inspector = panel.inspector
+    panel.buttons.press("inspect")
+    wait_until(lambda: (panel.flush(), inspector.is_open)[1])
+    inspector.turn_to("History")
+    run.step(2).result(20)
+    wait_until(lambda: trainer.step == held + 2 and trainer.state == "paused")
+    panel.flush()
+    assert "Step 2" in inspector.history.figures["journal"].figure
+    assert not panel.waiting
+    inspector.turn_to("Embeddings")
+    assert inspector.inspection.step == held
+    assert panel.waiting
+    wait_until(lambda: (panel.flush(), inspector.inspection.step == held + 2)[1])
+    assert inspector.tabs["Embeddings"].inspection is inspector.inspection
+    inspector.turn_to("History")
+    inspector.turn_to("Embeddings")
+    assert not panel.waiting
 
 
 def test_a_running_run_is_looked_at_again_and_again_where_that_is_wanted(

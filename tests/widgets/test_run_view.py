@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from ipywidgets import Widget
-from jepa_widgets import RunView, attach
+from jepa_widgets import LivePlot, RunView, attach
 from jepa_widgets.publisher import Publisher
 
 from jepa.data.memory import MemoryLoader
 from jepa.models import JEPA, Encoder, Predictor
-from jepa.trainer import JEPATrainer, create_trainer, events
+from jepa.trainer import History, JEPATrainer, create_trainer, events
 
 MakeTrainer = Callable[..., JEPATrainer]
 MakeView = Callable[..., RunView]
@@ -156,6 +157,25 @@ def test_a_view_of_a_run_that_has_begun_shows_it_from_the_beginning(
     trainer = make_trainer()
     trainer.train(loader, num_epochs=1)
     assert curves(make_view(trainer))["loss"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_recorded_while_a_view_is_made_is_in_chart_and_figure(
+    make_trainer: MakeTrainer, make_view: MakeView, loader: MemoryLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    trainer.train(loader, num_epochs=1)
+    load = LivePlot.load
+
+    def load_late(plot: LivePlot, history: History) -> None:
+        history.append(7, {"loss": 1.0}, (1, time.time()))
+        trainer.publish(events.MetricsLogged(7, 1, {"loss": 1.0}, time.time(), 0))
+        load(plot, history)
+
+    monkeypatch.setattr(LivePlot, "load", load_late)
+    view = make_view(trainer)
+    assert view.static is not None
+    assert curves(view)["loss"] == [1, 2, 3, 4, 5, 6, 7]
+    assert view.static._thinned()["loss"][0] == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("part", "other"), [("live_plot", "panel"), ("control_panel", "plot")])
@@ -333,10 +353,10 @@ def test_epochs_of_a_few_milliseconds_do_not_speed_up_the_updates(
     run.stop()
 
 
-def test_the_interval_of_a_view_is_a_quarter_second(make_trainer: MakeTrainer, make_view: MakeView) -> None:
+def test_the_interval_of_a_view_is_half_a_second(make_trainer: MakeTrainer, make_view: MakeView) -> None:
     publisher = make_view(make_trainer())._publisher
     assert isinstance(publisher, Publisher)
-    assert publisher._interval == 0.25
+    assert publisher._interval == 0.5
 
 
 def test_without_a_run_folder_nothing_is_written(

@@ -14,7 +14,7 @@ import jepa_widgets.static_figure
 import plotly.graph_objects as go
 import pytest
 from jepa_widgets import StaticFigure, figure_bundle
-from jepa_widgets.static_figure import METRICS
+from jepa_widgets.static_figure import METRICS, Loaded
 
 from jepa.data.memory import MemoryLoader
 from jepa.figures import history_figure
@@ -55,7 +55,9 @@ def test_a_bundle_of_the_noisiest_curves_holds_at_most_100_kilobytes(
     trainer, draw = make_trainer(), random.Random(0)
     for step in range(1, 4001):
         trainer.history.append(step, {name: draw.random() for name in METRICS})
-    StaticFigure(trainer).complete()
+    figure = StaticFigure(trainer)
+    figure.load(trainer.history)
+    figure.complete()
     (message,) = displayed
     assert len(message["data"][PLOTLY]["data"]) == len(METRICS)
     assert 30_000 < len(json.dumps(message["data"])) <= 100_000
@@ -108,6 +110,46 @@ def test_a_renewal_on_another_thread_is_sent_in_the_context_of_the_cell_that_sho
     thread.start()
     thread.join(30)
     assert sent == ["third cell"]
+
+
+def told(history: History, kind: type[events.Event], step: int, time: float = 0.0) -> events.Event:
+    """Record a step as a run does; the event that tells of it."""
+    if kind is events.MetricsLogged:
+        history.append(step, {"loss": 1.0}, (0, time))
+        return events.MetricsLogged(step, 0, {"loss": 1.0}, time, 0)
+    name = "val_loss" if kind is events.Evaluated else "epoch_loss"
+    history.append(step, {name: 1.0}, (0, time))
+    return events.Evaluated(step, 0, {name: 1.0}) if kind is events.Evaluated else events.EpochEnded(step, 0, {})
+
+
+def test_what_was_loaded_is_known_when_it_is_told_and_what_comes_after_going_back_is_not() -> None:
+    history = History()
+    early = [
+        told(history, events.MetricsLogged, 10, 100.0),
+        told(history, events.Evaluated, 10, 101.0),
+        told(history, events.EpochEnded, 10, 101.0),
+        told(history, events.MetricsLogged, 20, 102.0),
+    ]
+    loaded = Loaded(history)
+    assert [loaded.holds(event) for event in early] == [True] * 4
+    assert not loaded.holds(told(history, events.Evaluated, 20))
+    assert not loaded.holds(events.CommandApplied(20, 0, {"type": "Rewind"}, "remote"))
+    assert not loaded.holds(told(history, events.Evaluated, 5))
+    assert not loaded.holds(told(history, events.MetricsLogged, 6, 103.0))
+    assert not loaded.holds(told(history, events.MetricsLogged, 21, 50.0)), "a clock may be set back"
+    assert not Loaded(History()).holds(early[0])
+    history.truncate(0)
+    assert not Loaded(history).holds(early[1])
+
+
+def test_steps_after_going_back_bring_their_evaluations_with_them() -> None:
+    history = History()
+    for kind in (events.MetricsLogged, events.Evaluated, events.EpochEnded):
+        told(history, kind, 20, 100.0)
+    loaded = Loaded(history)
+    assert not loaded.holds(told(history, events.MetricsLogged, 6, 101.0))
+    assert not loaded.holds(told(history, events.Evaluated, 6))
+    assert not loaded.holds(told(history, events.EpochEnded, 6))
 
 
 def test_a_second_part_renews_the_picture(

@@ -58,6 +58,10 @@ def _sentence(event: events.CommandApplied) -> str:
         return f"{what} {result['old']:.4g} to {result['new']:.4g} from step {event.step + 1} on: {result['course']}"
     if name == "SaveCheckpoint":
         return f"checkpoint of step {event.step} written: {_short(event.result['path'])}"
+    if name == "Rewind":
+        return f"Rewind took effect: back at {Path(event.result['path']).name}, what was set since then is undone"
+    if name == "Fork":
+        return f"Fork took effect: goes on in {Path(event.result['path']).name}, the run it came from stays as it is"
     return f"{name} took effect after step {event.step}"
 
 

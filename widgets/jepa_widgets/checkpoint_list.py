@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from traitlets import Bool, List, Unicode
@@ -12,6 +15,8 @@ from jepa.trainer.status import LIVE, Status
 from jepa.trainer.steering import SteeredRun, Watched
 from jepa_widgets.run_part import FOLDER, SCRIPT, RunPart
 
+SETTLED_NS = 10**9  # two changes so close to each other may bear the same time
+
 
 class CheckpointList(RunPart):
     """File names with Rewind, and a name with Fork beside each."""
@@ -21,6 +26,7 @@ class CheckpointList(RunPart):
     enabled = Bool(False).tag(sync=True)
 
     def __init__(self, run: Watched) -> None:
+        self._listed: tuple[Path, int] | None = None  # what was listed last, and when it had changed
         super().__init__(run)
         self.add_class("jepa-checkpoint-list")
 
@@ -44,10 +50,22 @@ class CheckpointList(RunPart):
         return control.Fork(name, file)
 
     def refresh(self, run: SteeredRun, status: Status) -> None:
-        """List what is on the disk."""
+        """List what is on the disk, where that has changed."""
         self.enabled = status.state in LIVE
-        self.files = run.checkpoint_files()
+        changed = _last_change(run.path)
+        if changed is None or changed != self._listed:
+            self.files = run.checkpoint_files()
+            self._listed = changed
 
     def disable(self) -> None:
         """Take no more clicks."""
         self.enabled = False
+
+
+def _last_change(run: Path | None) -> tuple[Path, int] | None:
+    """Folder and time of it; `None` where that tells nothing: the folder is not there, or has changed just now."""
+    if run is not None:
+        with suppress(OSError):
+            changed = (run / "checkpoints").stat().st_mtime_ns
+            return (run, changed) if time.time_ns() - changed > SETTLED_NS else None
+    return None

@@ -14,7 +14,7 @@ from jepa_widgets.answers import Answers
 from jepa_widgets.checkpoint_list import CheckpointList
 from jepa_widgets.hyper_parameters import HyperParameters
 from jepa_widgets.inspector import Inspector
-from jepa_widgets.renewal import Renewal
+from jepa_widgets.renewal import Renewal, What
 from jepa_widgets.run_buttons import RunButtons
 from jepa_widgets.status_line import StatusLine
 
@@ -42,6 +42,7 @@ class ControlPanel(VBox):
             part.on_wish = self._forget_errors
         self.renewal = Renewal()
         self.inspector = Inspector(self.renewal.choice)
+        self.inspector.on_turn = lambda: self.on_change()
         self.buttons.on_answer = self._take_answer
         self.buttons.on_history = self._show_history
         numbers = VBox([self.hyper_parameters, self.checkpoints])
@@ -86,8 +87,9 @@ class ControlPanel(VBox):
             part.flush(status)
         self.renewal.note(status.state)
         self._show_inspection()  # last: to draw it takes longer than all else
-        if self.inspector.is_open and not self.buttons.waiting and self.renewal.is_due(status):
-            self._look_again(run, status.step)
+        wanted = self._wanted
+        if wanted is not None and not self.buttons.waiting and self.renewal.is_due(status, wanted):
+            self._look_again(run, status.step, wanted)
 
     def retire(self, why: str) -> None:
         """Show the last state for good, say why in place of the last answer, and take no more clicks."""
@@ -122,13 +124,20 @@ class ControlPanel(VBox):
         self._has_drawn = True
         self.renewal.took(inspection.step, inspection.seconds + drawing)
 
-    def _look_again(self, run: SteeredRun, step: int) -> None:
-        if self.inspector.inspection is not None:
+    @property
+    def _wanted(self) -> What | None:
+        """What the user looks at, if anything."""
+        if not self.inspector.is_open:
+            return None
+        return "journal" if self.inspector.inspection is None or self.inspector.opened == "History" else "batch"
+
+    def _look_again(self, run: SteeredRun, step: int, what: What) -> None:
+        if what == "batch":
             self.buttons.ask(control.Glance())
             return
         begin = time.thread_time()
-        self.inspector.show_history(run.path)
-        self.renewal.took(step, time.thread_time() - begin)
+        self.inspector.history.show_folder(run.path)
+        self.renewal.took(step, time.thread_time() - begin, what)
 
     def _show_history(self) -> None:
         if (run := self._run()) is not None:

@@ -54,7 +54,7 @@ function render({ model, el }) {
       const [open, away] = [false, true].map((is) => parameters.filter(({ folded }) => folded === is));
       table.replaceChildren(...open.map(({ line }) => line));
       folded.replaceChildren(...away.map(({ line }) => line));
-      heading.textContent = `Ranges to draw from (${away.length})`;
+      heading.textContent = `How views are drawn (${away.length})`;
       ranges.hidden = away.length === 0;
     }
     for (const { name, present, course, input, confirm } of parameters) {

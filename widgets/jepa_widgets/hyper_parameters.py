@@ -41,10 +41,10 @@ class HyperParameters(RunPart):
 
     def refresh(self, run: SteeredRun, status: Status) -> None:
         """Show the present values."""
-        known = run.numbers()
-        self.rows = [_row(name, number) for name, number in known.items()]
-        self.values = {name: f"{number.value:.4g}" for name, number in known.items()}
-        self.courses = {name: number.course for name, number in known.items()}
+        if known := run.numbers():  # else a run elsewhere has told nothing yet, or nothing that can be read
+            self.rows = [_row(name, number) for name, number in known.items()]
+            self.values = {name: f"{number.value:.4g}" for name, number in known.items()}
+            self.courses = {name: number.course for name, number in known.items()}
         self.enabled = status.state in LIVE
 
     def disable(self) -> None:
@@ -55,9 +55,8 @@ class HyperParameters(RunPart):
 def _row(name: str, number: Number) -> dict[str, Any]:
     spec = number.spec
     limits = f"{spec.low:g} to {spec.high:g}"
-    folded = name.endswith(("_min", "_max"))  # of a method with masks there are many
     row = {"name": name, "label": _words(name), "range": limits, "unit": spec.unit, "modes": list(number.modes)}
-    return {**row, "folded": folded}
+    return {**row, "folded": number.of_views}  # of a method with masks there are many
 
 
 def _words(name: str) -> str:

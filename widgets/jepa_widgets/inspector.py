@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class Inspector(VBox):
 
     Attributes:
         tabs: The tabs by name.
+        history: The one of the journal.
+        on_turn: Called when another tab was opened.
         opened: Name of the one that is seen.
         inspection: What is shown; `None` where it is the journal alone.
     """
@@ -35,12 +38,13 @@ class Inspector(VBox):
         self._hide.add_class("jepa-hide")
         self._hide.on_click(lambda _: self.hide())
         self.inspection: Any = None
-        self._history = HistoryTab()
+        self.history = HistoryTab()
+        self.on_turn: Callable[[], None] = lambda: None
         self.tabs: dict[str, InspectorTab] = {
             "Batch": BatchTab(),
             "Model": ModelTab(),
             "Embeddings": EmbeddingsTab(),
-            "History": self._history,
+            "History": self.history,
         }
         self.buttons = {name: self._button(name) for name in self.tabs}
         self.opened = "Batch"
@@ -70,7 +74,7 @@ class Inspector(VBox):
 
     def show_history(self, folder: Path | None) -> None:
         """Show the journal of a run as it is now, whether something was inspected or not."""
-        self._history.show_folder(folder)
+        self.history.show_folder(folder)
         self.opened = "History"
         self._reveal()
         self.layout.display = ""
@@ -91,6 +95,7 @@ class Inspector(VBox):
         self.opened = name
         self._reveal()
         self._draw()
+        self.on_turn()
 
     def _reveal(self) -> None:
         for name, tab in self.tabs.items():

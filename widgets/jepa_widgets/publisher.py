@@ -1,4 +1,4 @@
-"""One thread writes what widgets show, at most four times a second; whoever has news only says so."""
+"""One thread writes what widgets show, at most twice a second; whoever has news only says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 0.25
+INTERVAL_SECONDS = 0.5
 ANSWER_SECONDS = 0.05
 IDLE_SECONDS = 1.0
 

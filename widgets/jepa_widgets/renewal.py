@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jepa.trainer.inspection_budget import InspectionBudget
 from jepa.trainer.status import Status
 from jepa_widgets.choice import Choice
+
+What = Literal["batch", "journal"]
 
 
 class Renewal:
@@ -27,7 +31,7 @@ class Renewal:
         self.choice = Choice("renew", lambda _: None, title="When the inspector looks again")
         self.choice.offer([self.pauses, self.always, self.asked])
         self._state = ""
-        self._seen = -1
+        self._seen: dict[What, int] = {}
 
     def note(self, state: str) -> None:
         """Say what the run does: only while it trains a look is paid for."""
@@ -35,18 +39,18 @@ class Renewal:
             self._state = state
             self._budget.trains(state == "running")
 
-    def is_due(self, status: Status) -> bool:
-        """Whether to look now; said once for each step."""
+    def is_due(self, status: Status, what: What = "batch") -> bool:
+        """Whether to look at batch and model, or at the journal, now; said once for each step."""
         self.note(status.state)
         wanted = self.choice.value == self.always and self._budget.may_refresh()
         if status.state == "paused":
             wanted = self.choice.value != self.asked
-        if not wanted or status.state not in ("running", "paused") or status.step == self._seen:
+        if not wanted or status.state not in ("running", "paused") or status.step == self._seen.get(what):
             return False
-        self._seen = status.step
+        self._seen[what] = status.step
         return True
 
-    def took(self, step: int, seconds: float) -> None:
+    def took(self, step: int, seconds: float, what: What = "batch") -> None:
         """Say at which step the run was looked at last, and what that, and drawing it, took of its time."""
-        self._seen = step
+        self._seen[what] = step
         self._budget.took(seconds)

@@ -14,7 +14,7 @@ from typing import Any
 import anywidget
 from traitlets import Unicode
 
-from jepa.trainer.control import Command, Ticket
+from jepa.trainer.control import Command, Glance, Ticket
 from jepa.trainer.status import Status
 from jepa.trainer.steering import SteeredRun, Watched
 
@@ -94,9 +94,8 @@ class RunPart(anywidget.AnyWidget):
         run = self._run()
         if self._retired or run is None:
             return
-        ended = bool(self._asked) and run.ended
         with self._taking:
-            answered = [ticket for ticket in self._asked if ticket.done or ended]
+            answered = [ticket for ticket in self._asked if ticket.done]
             for ticket in answered:
                 self._asked.remove(ticket)
         for ticket in answered:
@@ -107,7 +106,8 @@ class RunPart(anywidget.AnyWidget):
         try:
             ticket.result(0)
         except Exception as error:
-            self.error = str(error)
+            if not isinstance(ticket.command, Glance):  # which no user asked for
+                self.error = str(error)
         else:
             self.on_answer(ticket)
 

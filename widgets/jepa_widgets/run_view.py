@@ -6,14 +6,16 @@ from IPython.display import display
 from ipywidgets import DOMWidget, VBox
 
 from jepa.trainer import events
+from jepa.trainer.history import History
 from jepa.trainer.status import LIVE
 from jepa.trainer.steering import Watched
 from jepa_widgets.control_panel import ControlPanel
 from jepa_widgets.live_plot import LivePlot
 from jepa_widgets.publisher import Publisher
-from jepa_widgets.static_figure import StaticFigure
+from jepa_widgets.static_figure import Loaded, StaticFigure
 
 TAKEN_OVER = "taken over by a newer trainer"
+SHOWN_ANEW = "shown by a newer view"
 GONE = "its trainer is gone"
 FIGURE_SECONDS = 10.0
 URGENT = (events.CommandApplied, events.StateChanged, events.RunStarted, events.RunEnded, events.RunFailed)
@@ -51,18 +53,24 @@ class RunView:
         self.plot = LivePlot() if live_plot else None
         self.widget = LiveView([part for part in (self.panel, self.plot) if part is not None])
         self.static = StaticFigure(run) if live_plot else None
+        self._loaded = Loaded(History())
         self._publisher = Publisher(self._flush, self._answer, wanted=self._is_wanted)
         self._figure: Publisher | None = None
         if self.panel is not None:
             self.panel.on_change = self._publisher.now
         steered = self._run()
         assert steered is not None
-        steered.subscribe(self)
-        if self.plot is not None and self.static is not None:
-            self.plot.load(steered.history)
-            steered.subscribe(self.static)
+        if self.plot is None or self.static is None:
+            steered.subscribe(self)
+        else:
+            with self.static.taking:  # so that what happens meanwhile is added to what was loaded
+                steered.subscribe(self)
+                steered.subscribe(self.static)
+                history = steered.history
+                self._load(history)
+                self.static.load(history)
             # on a thread of its own: drawing takes longer than an answer may
-            self._figure = Publisher(self.static.renew, self.static.renew, FIGURE_SECONDS, self._is_wanted)
+            self._figure = Publisher(self.static.renew, self.static.renew, FIGURE_SECONDS, self._is_there)
 
     def show(self) -> None:
         """Show panel and curves in the present cell; a start from the panel, which has no cell, shows them in place."""
@@ -75,8 +83,8 @@ class RunView:
         if self._figure is not None and run is not None and len(run.history):
             self._figure.soon()
 
-    def close(self, why: str = TAKEN_OVER) -> None:
-        """Write a last time, say why in the panel, and show nothing new any more; what is shown stays."""
+    def close(self) -> None:
+        """Write a last time, say in the panel what took over, and show nothing new any more; what is shown stays."""
         if self._closed:
             return
         self._closed = True
@@ -89,18 +97,17 @@ class RunView:
         if self._figure is not None:
             self._figure.close()
         if self.panel is not None:
-            self.panel.retire(why)
+            self.panel.retire(SHOWN_ANEW if run is not None and run.is_remote else TAKEN_OVER)
 
     def __call__(self, event: events.Event) -> None:
         """Take one event on the training thread."""
         if self._closed:
             return
-        run = self._run()
-        if isinstance(event, events.RunStarted) and self.plot is not None and run is not None:
-            self.plot.load(run.history)  # a checkpoint may just have brought one
-        for part in (self.panel, self.plot):
-            if part is not None:
-                part(event)
+        if self.panel is not None:
+            self.panel(event)
+        if self.static is not None:
+            with self.static.taking:
+                self._draw(event)
         if isinstance(event, URGENT):
             self._publisher.now()
         else:
@@ -108,12 +115,28 @@ class RunView:
         if self._figure is not None:
             self._renew_figure(event)
 
+    def _draw(self, event: events.Event) -> None:
+        assert self.plot is not None
+        run = self._run()
+        if isinstance(event, events.RunStarted) and run is not None:
+            self._load(run.history)  # a checkpoint may just have brought one
+        if not self._loaded.holds(event):
+            self.plot(event)
+
+    def _load(self, history: History) -> None:
+        assert self.plot is not None
+        self._loaded = Loaded(history)  # first: what a run records meanwhile is rather shown twice than not
+        self.plot.load(history)
+
     def _renew_figure(self, event: events.Event) -> None:
         assert self._figure is not None
         if isinstance(event, events.StateChanged) and event.state == "paused":
             self._figure.now()
         elif isinstance(event, events.MetricsLogged | events.Evaluated):
             self._figure.soon()
+
+    def _is_there(self) -> bool:
+        return self._run() is not None
 
     def _is_wanted(self) -> bool:
         """Asked once a second while there is no news: of a run elsewhere, not all that changes is told by an event."""

@@ -16,6 +16,7 @@ from jepa.figures.history import PANELS
 from jepa.figures.sketch import sketch
 from jepa.files import atomic_path
 from jepa.trainer import events
+from jepa.trainer.history import History, Moment
 from jepa.trainer.steering import Watched
 from jepa_widgets.run_curves import RunCurves
 
@@ -26,6 +27,7 @@ PNG_HEIGHT = 480
 POINTS = 200
 METRICS = [metric for _, metrics in PANELS for metric in metrics]
 PLOTLY = "application/vnd.plotly.v1+json"
+MEASURED: dict[type[events.Event], str] = {events.Evaluated: "val_loss", events.EpochEnded: "epoch_loss"}
 Points = tuple[list[int], list[float]]
 EMPTY = {"text/plain": "no step was recorded yet"}
 # Stands after the live view and the figure. A page without a kernel has no live view but the complaint about it; where
@@ -51,31 +53,59 @@ def _bundle(figure: dict[str, Any], png: bytes) -> dict[str, Any]:
     return {PLOTLY: figure, "image/png": base64.b64encode(png).decode(), "text/plain": "curves of the run"}
 
 
+class Loaded:
+    """What a chart has loaded, and need not be told again: a record may come with the history and as an event, too.
+
+    Args:
+        history: That was loaded.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._last = (history.moments(2) or [Moment(-1, 0, 0.0)])[-1]
+        self._measured = {
+            kind: max(history.steps(name), default=-1) for kind, name in MEASURED.items() if name in history
+        }
+
+    def holds(self, event: events.Event) -> bool:
+        """Whether the history held what an event tells; events are asked for in order."""
+        if isinstance(event, events.MetricsLogged):
+            # A step that comes again after going back comes later; a clock that was set back comes with later steps.
+            held = event.step <= self._last.step and event.time <= self._last.time
+            if not held:
+                self._measured = {}  # so all that follows is new
+            return held
+        if isinstance(event, events.CommandApplied) and event.command.get("type") in ("Rewind", "Fork"):
+            self._measured = {}
+        return event.step <= self._measured.get(type(event), -1)
+
+
 class StaticFigure:
     """A sink that shows a run's curves as a figure of at most 100 kB, and writes them to the run folder at the end.
 
-    Unless it has been given a place, it appears once, when the run ends, in the cell that is running then. In a place
-    beside the live view it is hidden while that one is alive, and `renew` keeps it up to date.
+    It shows what happens from now on; `load` gives it what was recorded before. Unless it has been given a place, it
+    appears once, when the run ends, in the cell that is running then. In a place beside the live view it is hidden
+    while that one is alive, and `renew` keeps it up to date.
 
     Args:
         run: A trainer, the handle of a run, or what `jepa.attach` gave for one that trains elsewhere, whose folder
             is left as it is.
+
+    Attributes:
+        taking: Held while a record is added or a history loaded; who holds it lets events wait.
     """
 
     def __init__(self, run: Watched) -> None:
         self._run = run.ref()
-        self._taking = threading.Lock()
+        self.taking = threading.RLock()
         self._drawing = threading.Lock()
         self._curves = RunCurves(METRICS)
+        self._loaded = Loaded(History())
         self._place = uuid.uuid4().hex
         self._cell: contextvars.Context | None = None  # that it was placed in: some kernels publish nothing without it
         self._changed = False  # since the figure was shown
         self._bundle: dict[str, Any] = EMPTY
         self._parts: Any = None  # what the figure was made of, which only its points change
         self._made: dict[str, Any] = {}
-        steered = self._run()
-        assert steered is not None
-        self.load(steered.history)
 
     def place(self) -> None:
         """Show the figure in the present cell, right after the live view has been shown there."""
@@ -85,18 +115,19 @@ class StaticFigure:
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
-        if isinstance(event, events.MetricsLogged | events.Evaluated):
-            with self._taking:
+        with self.taking:
+            if not self._loaded.holds(event) and isinstance(event, events.MetricsLogged | events.Evaluated):
                 self._curves.add(event.step, event.metrics)
                 self._changed = True
-        elif isinstance(event, events.RunStarted) and (run := self._run()) is not None:
+        if isinstance(event, events.RunStarted) and (run := self._run()) is not None:
             self.load(run.history)  # a checkpoint may just have brought one
         elif isinstance(event, events.RunEnded | events.RunFailed):
             self.complete()
 
-    def load(self, history: Any) -> None:
+    def load(self, history: History) -> None:
         """Show a history instead of the curves so far; what happens next is added to it."""
-        with self._taking:
+        with self.taking:
+            self._loaded = Loaded(history)  # first: what a run records meanwhile is rather shown twice than not
             self._curves.load(history)
             self._changed = True
 
@@ -132,7 +163,7 @@ class StaticFigure:
 
     def _thinned(self) -> dict[str, Points]:
         """Steps and values of the metrics that there are, in the order of the figure."""
-        with self._taking:
+        with self.taking:
             self._changed = False
             known = self._curves.curves
             thinned = {name: known[name].thinned(POINTS) for name in METRICS if name in known}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from ipywidgets import HTML
 
 from jepa.trainer.status import Status
@@ -19,7 +21,7 @@ COLOURS = {
 
 
 class StatusLine(HTML):
-    """State, step, epoch, speed, time left and learning rate. It does not keep a trainer alive.
+    """Name, state, step, epoch, speed and time left, and learning rate of a run. It does not keep a trainer alive.
 
     Args:
         run: A trainer, the handle of a run, or what `jepa.attach` gave for one that trains elsewhere.
@@ -33,20 +35,23 @@ class StatusLine(HTML):
     def flush(self, status: Status | None = None) -> None:
         """Show where the run is now, or this status."""
         if (run := self._run()) is not None:
-            self.value = _status_line(status or run.status())
+            self.value = _status_line(status or run.status(), run.name)
 
 
-def _status_line(status: Status) -> str:
+def _status_line(status: Status, name: str) -> str:
     items = [
+        f'<span class="jepa-run-name">{escape(name)}</span>',
         f'<b class="jepa-state" style="--jepa-state-colour:{COLOURS.get(status.state, "inherit")}">{status.state}</b>',
         f'step <b class="jepa-step-count">{status.step}</b> of {status.total_steps}',
         f"epoch {status.epoch}",
     ]
-    if status.steps_per_second:
+    if status.state == "running" and status.steps_per_second:
         items.append(f"{status.steps_per_second:.3g} steps/s")
-    if status.seconds_left is not None:
+    if status.state == "running" and status.seconds_left is not None:
         items.append(f"about {_duration(status.seconds_left)} left")
     items.append(f'learning rate <span class="jepa-rate">{status.learning_rate:.3g}</span>')
+    if status.state == "interrupted":
+        items.append("its process is gone; it can go on from its last checkpoint, see python -m jepa.cli runs")
     return '<div class="jepa-line">' + "".join(f"<span>{item}</span>" for item in items) + "</div>"
 
 
