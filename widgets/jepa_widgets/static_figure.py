@@ -117,6 +117,8 @@ class StaticFigure:
         """Take one event."""
         with self.taking:
             if not self._loaded.holds(event) and isinstance(event, events.MetricsLogged | events.Evaluated):
+                if isinstance(event, events.MetricsLogged) and event.step < self._curves.last:
+                    self._curves.go_back(event.step)  # of metrics that are recorded now and then, too
                 self._curves.add(event.step, event.metrics)
                 self._changed = True
         if isinstance(event, events.RunStarted) and (run := self._run()) is not None:
