@@ -192,7 +192,7 @@ def test_a_sweep_fails_in_part_and_the_same_command_finishes_it(
     (tmp_path / "broken").touch()
     code, output = launch(notebook, "epochs.yaml", "--jobs", 2).wait(240)
     assert code == 1, output
-    assert "num_epochs=3: rank 0, cell 3: RuntimeError: not today" in output
+    assert "num_epochs=3: rank 0, cell 4: RuntimeError: not today" in output
     (tmp_path / "broken").unlink()
     code, output = launch(notebook, "epochs.yaml", "--jobs", 2).wait(240)
     assert code == 0, output
