@@ -55,9 +55,9 @@ test: $(READY)  ## everything that is checked, in under 25 minutes
 	@$(FAST) -n 2 --dist loadfile -m "$(UNIT)" tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules jepa
 	@echo "== several processes, long runs, browsers"
-	@$(FAST) -n 2 --dist loadfile -m "(slow or distributed or browser) and not (benchmark or alone or full)" tests
+	@$(FAST) -n 2 --dist loadfile -m "(slow or distributed or browser) and not (benchmark or full)" tests
 	@echo "== benchmarks: alone"
-	@$(FAST) -m "(benchmark or alone) and not full" tests
+	@$(FAST) -m "benchmark and not full" tests
 
 test-full: test  ## also the long matrices; writes the tables under docs/
 	@JEPA_WRITE_TABLES=1 $(FAST) -m "full or benchmark" tests

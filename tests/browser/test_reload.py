@@ -83,7 +83,7 @@ def test_every_page_shows_all_of_a_run_however_often_it_is_loaded(lab: Lab) -> N
         assert later.said == f"stopped at step {later.step}"
 
 
-@pytest.mark.alone  # a page that loads slowly may ask the kernel for the widgets too late, and show none
+@pytest.mark.full  # a page that loads slowly may show nothing: the front end does not know the widgets yet
 def test_show_brings_panel_and_chart_back_after_an_unsaved_notebook_was_reloaded(lab: Lab) -> None:
     lab.open_cells(TRAINER, SHOW)
     lab.run_cell("create_trainer(")
