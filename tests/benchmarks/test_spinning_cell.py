@@ -95,5 +95,5 @@ def test_a_cell_that_computes_leaves_a_run_most_of_its_speed(report: Report) -> 
     rows = [[name, f"{steps[own] / steps[0]:.2f}", f"{cell[own] / alone:.2f}"] for own, name in names.items()]
     title = f"A run with steps of {1e3 * ROUNDS * TURN / steps[0]:.0f} ms beside a cell that computes"
     report("spinning_cell", title, ["switch interval", "speed of the run", "speed of the cell"], rows)
-    assert steps[TURN_SECONDS] >= 0.45 * steps[0]
+    assert steps[TURN_SECONDS] >= 0.25 * steps[0]  # with Python's own it is about a tenth; the table has the number
     assert steps[TURN_SECONDS] >= 2 * steps[PYTHONS]
