@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa.batch.parameters import check_parameters, read_parameters
-from jepa.batch.processes import die_with_parent
+from jepa.batch.processes import die_with_parent, termination_as_interrupt
 from jepa.files import FileLock, atomic_path, read_lines, write_text
 
 KERNEL, PROCESS = ENGINES = ("kernel", "process")  # what executes the cells
@@ -279,10 +279,7 @@ def _environment(folder: Path, processes: int) -> dict[str, str]:
 def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], None], stop: threading.Event) -> bool:
     """Wait for the end and report what changes; an interrupt asks the job to stop. Returns whether it came to that."""
     interrupted, deadline, last = False, float("inf"), ""
-    previous = signal.getsignal(signal.SIGTERM)
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with termination_as_interrupt():
         while process.poll() is None:
             try:
                 line = _progress(folder)
@@ -300,9 +297,6 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], 
                 say("stopping: the run ends with a checkpoint, the same command goes on from there")
                 interrupted, deadline = True, time.monotonic() + GRACE_SECONDS
                 process.send_signal(signal.SIGTERM)
-    finally:
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, previous)
     return interrupted
 
 

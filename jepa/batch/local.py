@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from jepa.batch.devices import share_out
 from jepa.batch.launch import KERNEL, BatchResult, run_notebook
 from jepa.batch.plan import Plan
+from jepa.batch.processes import termination_as_interrupt
 from jepa.batch.sweep import Point, Sweep
 from jepa.batch.tally import Tally
 from jepa.files import write_text
@@ -132,7 +131,7 @@ class Team:
         Raises:
             Exception: What the queue raised.
         """
-        with interrupts_as_errors():
+        with termination_as_interrupt():
             for thread in self._threads:
                 thread.start()
             while any(thread.is_alive() for thread in self._threads):
@@ -166,16 +165,3 @@ class Team:
             if point is not None:
                 self._tally.begun(point)
             return point
-
-
-@contextmanager
-def interrupts_as_errors() -> Iterator[None]:
-    """Let a termination do what Ctrl-C does, as long as this lasts."""
-    previous = signal.getsignal(signal.SIGTERM)
-    with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            signal.signal(signal.SIGTERM, previous)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jepa.batch.launch import BatchResult
 from jepa.batch.sweep import Point
-from jepa.trainer.listing import read_run
+from jepa.trainer.listing import in_words, read_run
 
 SAY_SECONDS = 5.0
 
@@ -72,16 +72,3 @@ class Tally:
         """How much of a run is done, from 0 to 1."""
         run = read_run(self._folder / name)
         return min(run.step / run.total_steps, 1.0) if run.total_steps else 0.0
-
-
-def in_words(seconds: float) -> str:
-    """A span of time in its largest unit.
-
-    Example:
-        >>> in_words(3.2), in_words(200), in_words(90_000)
-        ('3 s', '3 min', '25 h')
-    """
-    for unit, length, up_to in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
-        if seconds < length * up_to:
-            return f"{int(seconds / length)} {unit}"
-    return f"{int(seconds / 86_400)} days"

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jepa.trainer.listing import METRICS, RunSummary, list_runs
+from jepa.trainer.listing import METRICS, RunSummary, in_words, list_runs
 
 SHOWN = 20
 COLUMNS = ("name", "state", "step", "age", *(name.replace("_", " ") for name in METRICS))
@@ -69,19 +69,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for cells in rows
     ]
-
-
-def in_words(seconds: float) -> str:
-    """A span of time in its largest unit.
-
-    Example:
-        >>> in_words(3.2), in_words(200), in_words(90_000)
-        ('3 s', '3 min', '25 h')
-    """
-    for unit, length, up_to in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
-        if seconds < length * up_to:
-            return f"{int(seconds / length)} {unit}"
-    return f"{int(seconds / 86_400)} days"
 
 
 def printable(text: str, length: int = 200) -> str:

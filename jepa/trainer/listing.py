@@ -114,6 +114,19 @@ def find_run(run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] = "ru
     raise FileNotFoundError(f"no run {os.fspath(run)!r} in {os.fspath(runs_dir)} (looked from {Path.cwd()}); {hint}")
 
 
+def in_words(seconds: float) -> str:
+    """A span of time in its largest unit.
+
+    Example:
+        >>> in_words(3.2), in_words(200), in_words(90_000)
+        ('3 s', '3 min', '25 h')
+    """
+    for unit, length, up_to in (("s", 1, 60), ("min", 60, 60), ("h", 3600, 48)):
+        if seconds < length * up_to:
+            return f"{int(seconds / length)} {unit}"
+    return f"{int(seconds / 86_400)} days"
+
+
 def _folders(root: Path) -> list[Path]:
     """Folders in `root` that are there themselves: no links, and nothing hidden, as what is being made is."""
     return [Path(entry) for entry in _entries(root) if entry.is_dir(follow_symlinks=False)]
